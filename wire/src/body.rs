@@ -62,8 +62,10 @@ pub fn seal(scheme: u16, salt: [u8; 16], content: &[u8]) -> Bytes {
 /// # Errors
 /// [`BodyError`] if the lengths do not fit.
 pub fn open(stored: &Bytes) -> Result<Body, BodyError> {
-    let header: &[u8; HEADER_BYTES] =
-        stored.get(..HEADER_BYTES).and_then(|h| h.try_into().ok()).ok_or(BodyError)?;
+    let header: &[u8; HEADER_BYTES] = stored
+        .get(..HEADER_BYTES)
+        .and_then(|h| h.try_into().ok())
+        .ok_or(BodyError)?;
     let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
     if stored.len() != HEADER_BYTES + length {
         return Err(BodyError);
@@ -89,7 +91,10 @@ mod tests {
     fn a_sealed_body_opens_to_the_same_and_no_cut_of_it_opens() {
         let stored = seal(SCHEME_MESSAGE, [9; 16], b"hello");
         let body = open(&stored).unwrap();
-        assert_eq!((body.scheme, body.flags, &body.content[..]), (0, 0, &b"hello"[..]));
+        assert_eq!(
+            (body.scheme, body.flags, &body.content[..]),
+            (0, 0, &b"hello"[..])
+        );
         for cut in 0..stored.len() {
             assert_eq!(open(&stored.slice(..cut)), Err(BodyError));
         }

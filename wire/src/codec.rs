@@ -33,15 +33,24 @@ pub fn decode(encoding: Encoding, bytes: &Bytes, limit: usize) -> Result<Frame, 
     if bytes.len() > limit {
         return Err(Refusal::new(
             Code::FrameTooLarge,
-            format!("a frame of {} bytes; the limit is {limit}: send less at once", bytes.len()),
+            format!(
+                "a frame of {} bytes; the limit is {limit}: send less at once",
+                bytes.len()
+            ),
         ));
     }
     match encoding {
         Encoding::Proto => Frame::decode(bytes.clone()).map_err(|error| {
-            Refusal::new(Code::Malformed, format!("not a protobuf frame of chat.v1: {error}"))
+            Refusal::new(
+                Code::Malformed,
+                format!("not a protobuf frame of chat.v1: {error}"),
+            )
         }),
         Encoding::Json => serde_json::from_slice(bytes).map_err(|error| {
-            Refusal::new(Code::Malformed, format!("not a JSON frame of chat.v1: {error}"))
+            Refusal::new(
+                Code::Malformed,
+                format!("not a JSON frame of chat.v1: {error}"),
+            )
         }),
     }
 }
@@ -51,9 +60,9 @@ pub fn decode(encoding: Encoding, bytes: &Bytes, limit: usize) -> Result<Frame, 
 pub fn encode(encoding: Encoding, frame: &Frame) -> Bytes {
     match encoding {
         Encoding::Proto => frame.encode_to_vec().into(),
-        Encoding::Json => {
-            serde_json::to_vec(frame).expect("frames have string keys and no maps").into()
-        }
+        Encoding::Json => serde_json::to_vec(frame)
+            .expect("frames have string keys and no maps")
+            .into(),
     }
 }
 
@@ -65,7 +74,10 @@ pub fn encode(encoding: Encoding, frame: &Frame) -> Bytes {
 pub fn encode_events(encoding: Encoding, events: &[Event]) -> Result<Bytes, EventError> {
     match encoding {
         Encoding::Json => {
-            let events = events.iter().map(Event::to_frame).collect::<Result<_, _>>()?;
+            let events = events
+                .iter()
+                .map(Event::to_frame)
+                .collect::<Result<_, _>>()?;
             Ok(encode(encoding, &Body::Event(EventBatch { events }).into()))
         }
         Encoding::Proto => {

@@ -124,7 +124,10 @@ impl Code {
     /// The code of a number, if this version knows it.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|code| u32::from(code.number()) == number)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| u32::from(code.number()) == number)
     }
 
     /// The close code of a WebSocket that ends for this reason.
@@ -149,7 +152,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without a time.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after_ms: None }
+        Self {
+            code,
+            message: message.into(),
+            retry_after_ms: None,
+        }
     }
 
     /// The frame that tells the client.
@@ -174,7 +181,11 @@ mod tests {
 
     #[test]
     fn numbers_rise_and_lead_back_to_their_codes() {
-        assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
+        assert!(
+            Code::ALL
+                .windows(2)
+                .all(|pair| pair[0].number() < pair[1].number())
+        );
         for code in Code::ALL {
             assert_eq!(Code::from_number(u32::from(code.number())), Some(*code));
         }

@@ -145,7 +145,11 @@ impl Event {
     /// [`EventError`] for a newer format or damaged bytes.
     pub fn from_row(inbox_seq: u64, header: &Bytes, stored: &Bytes) -> Result<Self, EventError> {
         let body = body::open(stored).map_err(|_| EventError::Damaged("its body"))?;
-        Ok(Self { inbox_seq, header: Header::decode(header)?, body })
+        Ok(Self {
+            inbox_seq,
+            header: Header::decode(header)?,
+            body,
+        })
     }
 
     /// The event as a frame's part, decoded: for JSON, and for clients in process.
@@ -156,9 +160,9 @@ impl Event {
         let damaged = |_| EventError::Damaged("its content");
         let content = self.body.content.clone();
         let what = match self.body.scheme {
-            body::SCHEME_GROUP_CHANGE => frame::event::What::GroupChange(
-                prost::Message::decode(content).map_err(damaged)?,
-            ),
+            body::SCHEME_GROUP_CHANGE => {
+                frame::event::What::GroupChange(prost::Message::decode(content).map_err(damaged)?)
+            }
             _ => frame::event::What::Message(prost::Message::decode(content).map_err(damaged)?),
         };
         Ok(frame::Event {
@@ -177,14 +181,24 @@ impl Event {
     #[must_use]
     pub fn proto_len(&self) -> usize {
         let header = &self.header;
-        let varint = |value: u64| if value == 0 { 0 } else { 1 + encoded_len_varint(value) };
+        let varint = |value: u64| {
+            if value == 0 {
+                0
+            } else {
+                1 + encoded_len_varint(value)
+            }
+        };
         let bytes = |len: usize| 1 + encoded_len_varint(len as u64) + len;
         varint(self.inbox_seq)
             + 9
             + varint(header.msg_id.0.cast_unsigned())
             + varint(header.msg_id.unix_ms())
             + 9
-            + if header.sender_name.is_empty() { 0 } else { bytes(header.sender_name.len()) }
+            + if header.sender_name.is_empty() {
+                0
+            } else {
+                bytes(header.sender_name.len())
+            }
             + varint(header.group_seq)
             + bytes(self.body.content.len())
     }
@@ -206,7 +220,11 @@ impl Event {
             out.put_slice(&header.sender_name);
         }
         put_varint(7, header.group_seq, out);
-        let tag = if self.body.scheme == body::SCHEME_GROUP_CHANGE { 9 } else { 8 };
+        let tag = if self.body.scheme == body::SCHEME_GROUP_CHANGE {
+            9
+        } else {
+            8
+        };
         encode_key(tag, WireType::LengthDelimited, out);
         encode_varint(self.body.content.len() as u64, out);
         out.put_slice(&self.body.content);

@@ -1,7 +1,13 @@
 //! A session's frames, generated from `proto/chat.proto`.
 
 #![allow(missing_docs, reason = "the schema documents them")]
-#![allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated")]
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated"
+)]
 
 include!(concat!(env!("OUT_DIR"), "/chat.v1.rs"));
 include!(concat!(env!("OUT_DIR"), "/chat.v1.serde.rs"));
@@ -13,7 +19,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/chat.v1
 
 impl From<Body> for Frame {
     fn from(body: Body) -> Self {
-        Self { req: 0, body: Some(body) }
+        Self {
+            req: 0,
+            body: Some(body),
+        }
     }
 }
 
@@ -21,6 +30,9 @@ impl Frame {
     /// A request, or an answer to the request `req`.
     #[must_use]
     pub fn new(req: u32, body: Body) -> Self {
-        Self { req, body: Some(body) }
+        Self {
+            req,
+            body: Some(body),
+        }
     }
 }

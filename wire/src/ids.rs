@@ -143,13 +143,21 @@ impl ConversationId {
     /// The group, if this conversation is one.
     #[must_use]
     pub const fn group(self) -> Option<GroupId> {
-        if self.0 & TOP_BIT == 0 { None } else { Some(GroupId(self.0)) }
+        if self.0 & TOP_BIT == 0 {
+            None
+        } else {
+            Some(GroupId(self.0))
+        }
     }
 
     /// The peer (or oneself), if this conversation is no group.
     #[must_use]
     pub const fn user(self) -> Option<UserId> {
-        if self.0 & TOP_BIT == 0 { Some(UserId(self.0)) } else { None }
+        if self.0 & TOP_BIT == 0 {
+            Some(UserId(self.0))
+        } else {
+            None
+        }
     }
 }
 
@@ -229,7 +237,9 @@ impl ClientId {
     /// The time in the id, in ms since the Unix epoch.
     #[must_use]
     pub fn unix_ms(self) -> u64 {
-        self.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte))
+        self.0[..6]
+            .iter()
+            .fold(0, |ms, byte| ms << 8 | u64::from(*byte))
     }
 }
 

@@ -1,1 +1,14 @@
-//! placeholder
+//! The decisions of `chatd`, without I/O: no clock, no socket, no disk, no thread,
+//! no randomness. Time, salts and settings are arguments; effects are values that
+//! the caller carries out.
+//!
+//! A [`session`] is stepped by its connection's task, a [`host`] by its shard
+//! thread; they meet only in [`message`]. The daemon spreads them over cores, a
+//! simulator can hold many nodes of them in one thread.
+
+pub mod command;
+pub mod message;
+pub mod placement;
+pub mod shard;
+pub mod session;
+pub mod store;

@@ -8,7 +8,9 @@ use crate::{
 
 fn stored_event() -> Event {
     let message = frame::Message {
-        content: Some(frame::Content { kind: Some(frame::content::Kind::Text("hi".into())) }),
+        content: Some(frame::Content {
+            kind: Some(frame::content::Kind::Text("hi".into())),
+        }),
         ..Default::default()
     };
     let header = Header {
@@ -27,9 +29,10 @@ fn stored_event() -> Event {
 #[test]
 fn events_written_without_decoding_equal_those_written_by_prost() {
     let events = vec![stored_event(), stored_event()];
-    let expected: Frame =
-        Body::Event(EventBatch { events: events.iter().map(|e| e.to_frame().unwrap()).collect() })
-            .into();
+    let expected: Frame = Body::Event(EventBatch {
+        events: events.iter().map(|e| e.to_frame().unwrap()).collect(),
+    })
+    .into();
     for encoding in [Encoding::Proto, Encoding::Json] {
         let bytes = encode_events(encoding, &events).unwrap();
         assert_eq!(bytes, encode(encoding, &expected));

@@ -11,7 +11,10 @@ fn mix64_has_its_golden_values() {
 #[test]
 fn a_message_id_keeps_its_parts_and_its_order() {
     let id = MsgId::new(59_875_200_123, ShardId(4095), 1023);
-    assert_eq!((id.ms(), id.shard(), id.counter()), (59_875_200_123, ShardId(4095), 1023));
+    assert_eq!(
+        (id.ms(), id.shard(), id.counter()),
+        (59_875_200_123, ShardId(4095), 1023)
+    );
     assert!(id.0 > 0);
     assert!(MsgId::new(MSG_ID_MAX_MS, ShardId(MAX_SHARD), 1023).0 == i64::MAX);
     assert!(MsgId::new(2, ShardId(0), 0) > MsgId::new(1, ShardId(4095), 1023));
@@ -28,7 +31,11 @@ fn a_retried_creation_names_the_same_group() {
     let op = ClientId([7; 16]);
     assert_eq!(GroupId::of(UserId(5), op), GroupId::of(UserId(5), op));
     assert_ne!(GroupId::of(UserId(5), op), GroupId::of(UserId(6), op));
-    assert!(ConversationId::from(GroupId::of(UserId(5), op)).group().is_some());
+    assert!(
+        ConversationId::from(GroupId::of(UserId(5), op))
+            .group()
+            .is_some()
+    );
 }
 
 #[test]

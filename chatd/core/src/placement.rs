@@ -1,0 +1,3 @@
+//! Which shard owns which inbox keys.
+
+pub mod map;
