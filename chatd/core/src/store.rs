@@ -5,6 +5,8 @@ use bytes::Bytes;
 use chat_wire::ids::InboxKey;
 use std::{cmp::Ordering, fmt};
 
+pub mod memory;
+
 /// The name of a row: (inbox key, family, sub), ordered as bytes are. No heap.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
