@@ -9,6 +9,8 @@
 pub mod command;
 pub mod message;
 pub mod placement;
-pub mod shard;
+pub mod replica;
+pub mod router;
 pub mod session;
+pub mod shard;
 pub mod store;

@@ -218,8 +218,9 @@ impl ShardStore for MemoryStore {
 
     fn apply(&mut self, position: u64, writes: Vec<Write>) {
         assert!(
-            position > self.applied,
-            "position {position} is applied twice"
+            position >= self.applied,
+            "position {position} is applied after {}",
+            self.applied
         );
         let payload = self
             .entry(position)
