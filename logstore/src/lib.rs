@@ -6,4 +6,9 @@
 //! has no threads and reads no clock: callers own the threads.
 
 pub mod key;
+pub mod log_index;
+mod memtable;
+mod mmap;
+pub mod reads;
+pub mod shard;
 pub mod storage;
