@@ -1,1 +1,3 @@
-fn main(){}
+//! The daemon's binary.
+
+fn main() {}

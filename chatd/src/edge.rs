@@ -1,0 +1,9 @@
+//! Where clients come in: sockets, TLS, tokens, admission, and the one connection
+//! that drives a session behind both transports.
+//!
+//! A connection is one task. What shard threads say to it waits in its mailbox
+//! ([`outbound`]), bounded; what it says to them goes through a bounded queue that
+//! may refuse. Nothing else is shared.
+
+pub mod heartbeat;
+pub mod outbound;

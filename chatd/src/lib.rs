@@ -1,0 +1,9 @@
+//! The chat daemon: edge, shard threads, admin port, metrics, settings.
+//!
+//! Everything that decides is in `chat-core`, everything that stores in `logstore`;
+//! here are sockets, threads and clocks. The binary is a few lines over this library,
+//! so that tests and tools reach the same parts.
+
+pub mod clock;
+pub mod edge;
+pub mod metrics;
