@@ -9,8 +9,10 @@ use prost::{
 use crate::{
     error::{Code, Refusal},
     event::{Event, EventError},
-    frame::{Body, EventBatch, Frame},
+    frame::{self, Body, EventBatch, Frame},
 };
+
+mod scan;
 
 /// How a session writes its frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,6 +25,10 @@ pub enum Encoding {
 }
 
 /// Reads one frame of at most `limit` bytes.
+///
+/// Texts are copied, byte strings of protobuf are slices of `bytes`. What a frame may
+/// cost in memory is bounded before it is decoded, by the number of its fields and
+/// their nesting ([`crate::limits::FRAME_FIELDS`], [`crate::limits::FRAME_DEPTH`]).
 ///
 /// A frame whose kind is unknown decodes to `body: None`: it is answered with
 /// UNSUPPORTED, and the session goes on.
@@ -39,19 +45,38 @@ pub fn decode(encoding: Encoding, bytes: &Bytes, limit: usize) -> Result<Frame, 
             ),
         ));
     }
+    let fields = scan::fields_allowed(limit);
     match encoding {
-        Encoding::Proto => Frame::decode(bytes.clone()).map_err(|error| {
-            Refusal::new(
-                Code::Malformed,
-                format!("not a protobuf frame of chat.v1: {error}"),
-            )
-        }),
-        Encoding::Json => serde_json::from_slice(bytes).map_err(|error| {
-            Refusal::new(
-                Code::Malformed,
-                format!("not a JSON frame of chat.v1: {error}"),
-            )
-        }),
+        Encoding::Proto => {
+            scan::proto(bytes, fields).map_err(|error| malformed("protobuf", error))?;
+            Frame::decode(bytes.clone()).map_err(|error| malformed("protobuf", error))
+        }
+        Encoding::Json => {
+            scan::json(bytes, fields).map_err(|error| malformed("JSON", error))?;
+            serde_json::from_slice(bytes).map_err(|error| malformed("JSON", without_value(&error)))
+        }
+    }
+}
+
+fn malformed(encoding: &str, what: impl std::fmt::Display) -> Refusal {
+    Refusal::new(
+        Code::Malformed,
+        format!("not a {encoding} frame of chat.v1: {what}"),
+    )
+}
+
+/// What a parser says, without the value that it met: that may be a token or a text,
+/// and refusals are logged.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match (error.classify(), text.rsplit_once(", expected ")) {
+        (serde_json::error::Category::Data, Some((_, expected))) => format!("expected {expected}"),
+        (serde_json::error::Category::Data, None) => format!(
+            "a value has a wrong form, or a field comes twice, at line {} column {}",
+            error.line(),
+            error.column()
+        ),
+        _ => text,
     }
 }
 
@@ -61,9 +86,49 @@ pub fn encode(encoding: Encoding, frame: &Frame) -> Bytes {
     match encoding {
         Encoding::Proto => frame.encode_to_vec().into(),
         Encoding::Json => serde_json::to_vec(frame)
-            .expect("frames have string keys and no maps")
+            .unwrap_or_else(|_| {
+                serde_json::to_vec(&with_known_names(frame.clone()))
+                    .expect("frames have string keys, no maps, and now only known enum values")
+            })
             .into(),
     }
+}
+
+/// JSON has no name for an enum value of a later version (a role, a kind of change):
+/// it is shown as the first, unspecified one.
+fn with_known_names(mut frame: Frame) -> Frame {
+    fn known<E: TryFrom<i32>>(value: &mut i32) {
+        if E::try_from(*value).is_err() {
+            *value = 0;
+        }
+    }
+    fn members(members: &mut [frame::Member]) {
+        for member in members {
+            known::<frame::Role>(&mut member.role);
+        }
+    }
+    fn event(event: &mut frame::Event) {
+        if let Some(frame::event::What::GroupChange(change)) = &mut event.what {
+            known::<frame::group_change::Kind>(&mut change.kind);
+            members(&mut change.members);
+        }
+    }
+    match &mut frame.body {
+        Some(Body::Credit(credit)) => known::<frame::Lane>(&mut credit.lane),
+        Some(Body::GroupRole(role)) => known::<frame::Role>(&mut role.role),
+        Some(Body::GroupState(state)) => known::<frame::Role>(&mut state.my_role),
+        Some(Body::MembersPage(page)) => members(&mut page.members),
+        Some(Body::Presence(presence)) => known::<frame::PresenceState>(&mut presence.state),
+        Some(Body::Event(batch)) => batch.events.iter_mut().for_each(event),
+        Some(Body::HistoryPage(page)) => page.events.iter_mut().for_each(event),
+        Some(Body::ConversationsPage(page)) => page
+            .conversations
+            .iter_mut()
+            .filter_map(|conversation| conversation.last_event.as_mut())
+            .for_each(event),
+        _ => {}
+    }
+    frame
 }
 
 /// Writes one EVENT frame from stored events, without decoding them where the

@@ -189,11 +189,12 @@ impl Event {
             }
         };
         let bytes = |len: usize| 1 + encoded_len_varint(len as u64) + len;
+        let fixed = |value: u64| if value == 0 { 0 } else { 9 };
         varint(self.inbox_seq)
-            + 9
+            + fixed(header.conversation.0)
             + varint(header.msg_id.0.cast_unsigned())
             + varint(header.msg_id.unix_ms())
-            + 9
+            + fixed(header.sender.0)
             + if header.sender_name.is_empty() {
                 0
             } else {
@@ -208,12 +209,10 @@ impl Event {
     pub fn encode_proto(&self, out: &mut impl BufMut) {
         let header = &self.header;
         put_varint(1, self.inbox_seq, out);
-        encode_key(2, WireType::SixtyFourBit, out);
-        out.put_u64_le(header.conversation.0);
+        put_fixed(2, header.conversation.0, out);
         put_varint(3, header.msg_id.0.cast_unsigned(), out);
         put_varint(4, header.msg_id.unix_ms(), out);
-        encode_key(5, WireType::SixtyFourBit, out);
-        out.put_u64_le(header.sender.0);
+        put_fixed(5, header.sender.0, out);
         if !header.sender_name.is_empty() {
             encode_key(6, WireType::LengthDelimited, out);
             encode_varint(header.sender_name.len() as u64, out);
@@ -235,5 +234,12 @@ fn put_varint(tag: u32, value: u64, out: &mut impl BufMut) {
     if value != 0 {
         encode_key(tag, WireType::Varint, out);
         encode_varint(value, out);
+    }
+}
+
+fn put_fixed(tag: u32, value: u64, out: &mut impl BufMut) {
+    if value != 0 {
+        encode_key(tag, WireType::SixtyFourBit, out);
+        out.put_u64_le(value);
     }
 }

@@ -4,6 +4,8 @@
 #![allow(
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     unreachable_pub,
     unused_qualifications,
     reason = "generated"

@@ -203,7 +203,6 @@ impl MsgId {
 
     /// Tells messages of one shard and millisecond apart.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 10 bits")]
     pub const fn counter(self) -> u16 {
         (self.0 & 0x3ff) as u16
     }

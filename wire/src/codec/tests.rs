@@ -46,3 +46,53 @@ fn a_frame_of_the_future_is_no_error_of_the_codec() {
     let frame = decode(Encoding::Json, &json, 1000).unwrap();
     assert_eq!((frame.req, frame.body), (4, None));
 }
+
+#[test]
+fn a_refusal_of_json_never_quotes_what_was_sent() {
+    for text in [
+        r#"{"hello":{"token":"SECRET","device":true}}"#,
+        r#"{"hello":{"minVersion":"SECRET"}}"#,
+        r#"{"hello":"SECRET"}"#,
+        r#"{"credit":{"lane":"SECRET, expected SECRET"}}"#,
+        r#"{"send":{"clientMsgId":"SECRET!"}}"#,
+        r#"{"reauth":{"token":"a","token":"SECRET"}}"#,
+        r#"{"hello":{"token":"SECRET"}} SECRET"#,
+        r#""SECRET""#,
+    ] {
+        let refusal = decode(Encoding::Json, &Bytes::from(text), 1000).unwrap_err();
+        assert_eq!(refusal.code, Code::Malformed);
+        assert!(!refusal.message.contains("SECRET"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_frame_longer_than_the_limit_is_refused_before_it_is_read() {
+    let frame = Bytes::from(vec![b'['; 101]);
+    let refusal = decode(Encoding::Json, &frame, 100).unwrap_err();
+    assert_eq!(refusal.code, Code::FrameTooLarge);
+}
+
+#[test]
+fn an_enum_value_of_a_later_version_has_a_json_form() {
+    let change = frame::GroupChange {
+        kind: 99,
+        members: vec![frame::Member {
+            role: 77,
+            ..Default::default()
+        }],
+        name: "g".into(),
+    };
+    let event = frame::Event {
+        what: Some(frame::event::What::GroupChange(change)),
+        ..Default::default()
+    };
+    let frame = Body::Event(EventBatch {
+        events: vec![event],
+    })
+    .into();
+    let json = encode(Encoding::Json, &frame);
+    assert_eq!(
+        std::str::from_utf8(&json).unwrap(),
+        r#"{"event":{"events":[{"groupChange":{"members":[{}],"name":"g"}}]}}"#
+    );
+}
