@@ -1,1 +1,9 @@
-//! placeholder
+//! Tests over the whole system, and what they are made of: the real conversations
+//! ([`dataset`]), the [`replay`] that plays them, the [`checker`] that believes nobody,
+//! and real processes to try them on ([`node`]).
+
+pub mod checker;
+pub mod dataset;
+pub mod node;
+pub mod replay;
+pub mod skip;
