@@ -7,12 +7,12 @@
 use crate::frame;
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal, $retryable:literal;)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $code:literal, $text:literal, $retryable:literal;)*) => {
         /// What can go wrong between a client and the server.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u16)]
         pub enum Code {
-            $($(#[$doc])* $name = $code,)*
+            $(#[doc = $doc] $name = $code,)*
         }
 
         impl Code {
@@ -23,6 +23,12 @@ macro_rules! codes {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it means, as docs/protocol.md says it.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc.trim_ascii(),)* }
             }
 
             /// Whether the same request can succeed later, unchanged.

@@ -3,4 +3,5 @@
 mod generator;
 mod layouts;
 mod properties;
+mod reference;
 mod samples;

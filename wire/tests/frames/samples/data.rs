@@ -168,27 +168,25 @@ fn session() -> Vec<(&'static str, Frame)> {
         ),
         (
             "welcome",
-            Frame::new(
-                1,
-                Body::Welcome(Welcome {
-                    version: 1,
-                    session: 99,
-                    user: bob(),
-                    name: "bob".into(),
-                    server_time_ms: 1_795_564_800_123,
-                    heartbeat_ms: 270_000,
-                    limits: Some(limits()),
-                    credits: Some(Credits {
-                        events: 512,
-                        bulk: 16,
-                    }),
-                    inbox_head: u64::MAX,
-                    generation: GENERATION,
-                    resume_token: Bytes::from_static(b"\0\x01\x02"),
-                    capabilities: vec!["typing".into()],
-                    marks_version: 7,
+            Body::Welcome(Welcome {
+                version: 1,
+                session: 99,
+                user: bob(),
+                name: "bob".into(),
+                server_time_ms: 1_795_564_800_123,
+                heartbeat_ms: 270_000,
+                limits: Some(limits()),
+                credits: Some(Credits {
+                    events: 512,
+                    bulk: 16,
                 }),
-            ),
+                inbox_head: u64::MAX,
+                generation: GENERATION,
+                resume_token: Bytes::from_static(b"\0\x01\x02"),
+                capabilities: vec!["typing".into()],
+                marks_version: 7,
+            })
+            .into(),
         ),
         ("resumed", Body::Resumed(Resumed { from: 41 }).into()),
         (
