@@ -245,12 +245,17 @@ pub struct Deliver {
     /// Its incarnation.
     #[prost(fixed64, tag = "2")]
     pub incarnation: u64,
-    /// The number of the entry in the outbox for this shard.
+    /// The number of the entry in the outbox for this shard; 0 asks what is applied,
+    /// and is how an incarnation that is not the first begins.
     #[prost(uint64, tag = "3")]
     pub number: u64,
-    /// What to do.
+    /// What to do; none with number 0.
     #[prost(message, optional, tag = "4")]
     pub effect: Option<OutboxEffect>,
+    /// Everything up to here was confirmed. A destination that has applied less was
+    /// cut or restored: the rest is gone, and it goes on from here.
+    #[prost(uint64, tag = "5")]
+    pub confirmed: u64,
 }
 
 /// What an outbox entry does at its destination.
@@ -322,7 +327,7 @@ pub struct GroupMessage {
 /// then members are removed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GroupChanged {
-    /// The event.
+    /// The event; none with entries that only carry more of `joined` or `left`.
     #[prost(message, optional, tag = "1")]
     pub event: Option<GroupMessage>,
     /// The app of the group and all its members.
@@ -337,6 +342,9 @@ pub struct GroupChanged {
     /// Who of this shard goes.
     #[prost(fixed64, repeated, tag = "5")]
     pub left: Vec<u64>,
+    /// The group.
+    #[prost(fixed64, tag = "6")]
+    pub group: u64,
 }
 
 /// See [`Command::OutboxConfirm`].

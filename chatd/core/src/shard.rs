@@ -13,8 +13,27 @@ use chat_wire::{
 
 use crate::{
     command::{self, RemoteMark},
-    store::{Key, Range, Write},
+    store::{Key, Range, Unreadable, Write},
 };
+
+pub mod conversations;
+pub mod entry;
+pub mod found;
+pub mod group;
+pub mod inbox;
+pub mod keys;
+pub mod marks;
+pub mod outbox;
+pub mod roster;
+pub mod settings;
+pub mod step;
+
+mod attach;
+mod dedup;
+
+pub use entry::{Cache, Entry};
+pub use found::{Found, run};
+pub use step::step;
 
 /// What `step` asks for before it can go on. Bounded: see each command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,9 +154,24 @@ pub enum Notice {
         /// The first event that can still be read.
         oldest_seq: u64,
     },
-    /// A roster row was refused: the id belongs to another name.
+    /// A roster row or sent copy was refused: the id belongs to another name.
     NameCollision {
         /// Which.
+        user: UserId,
+    },
+    /// This shard had lost what it had confirmed to `source`: entries in between
+    /// never arrive. To be counted as lost.
+    OutboxGap {
+        /// Whose outbox.
+        source: ShardId,
+        /// The first entry that is gone.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// An inbox has no number left for an event: it is not delivered.
+    Undeliverable {
+        /// Whose.
         user: UserId,
     },
 }
@@ -149,6 +183,8 @@ pub enum Step {
     Needs(Needs),
     /// Done.
     Effects(Box<Effects>),
+    /// A row that was found has no value of its kind: applying stops here.
+    Unreadable(Unreadable),
 }
 
 /// What a command finds in its own entry.

@@ -33,6 +33,14 @@ impl ShardMap {
         Self { epoch: 1, ranges }
     }
 
+    /// What `ShardMap::even(shards).shard_of(key)` says, without making the map.
+    #[must_use]
+    pub fn even_owner(shards: u16, key: InboxKey) -> ShardId {
+        let width = (1u128 << 64) / u128::from(shards.max(1));
+        let range = u16::try_from(u128::from(key.0) / width).unwrap_or(u16::MAX);
+        ShardId(range.min(shards.max(1) - 1) + 1)
+    }
+
     /// The shard that owns a key. A binary search.
     #[must_use]
     pub fn shard_of(&self, key: InboxKey) -> ShardId {
@@ -71,7 +79,14 @@ mod tests {
             for pair in map.ranges.windows(2) {
                 assert_eq!(map.shard_of(InboxKey(pair[1].0 - 1)), pair[0].1);
                 assert_eq!(map.shard_of(InboxKey(pair[1].0)), pair[1].1);
+                for key in [pair[1].0 - 1, pair[1].0].map(InboxKey) {
+                    assert_eq!(ShardMap::even_owner(shards, key), map.shard_of(key));
+                }
             }
+            assert_eq!(
+                ShardMap::even_owner(shards, InboxKey(u64::MAX)),
+                ShardId(shards)
+            );
         }
     }
 }

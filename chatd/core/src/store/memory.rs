@@ -218,7 +218,7 @@ impl ShardStore for MemoryStore {
 
     fn apply(&mut self, position: u64, writes: Vec<Write>) {
         assert!(
-            position >= self.applied,
+            position > self.applied,
             "position {position} is applied after {}",
             self.applied
         );
