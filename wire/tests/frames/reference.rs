@@ -162,6 +162,7 @@ fn the_errors_in_the_page_are_those_of_the_code() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_limits_in_the_page_are_those_of_the_code() {
     let limits = Limits::default();
     let rows: &[(&str, u64, &str)] = &[

@@ -1,0 +1,68 @@
+//! Documents that are true: links lead somewhere, and the map of the code is the code.
+
+use std::collections::BTreeSet;
+
+use crate::tree::{FILES, SOURCES, read, root};
+
+#[test]
+fn every_link_in_a_document_leads_to_a_file() {
+    let mut broken = Vec::new();
+    for file in FILES.iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = root().join(&file.path);
+        let folder = folder.parent().expect("a file has a folder");
+        for target in file
+            .text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+        {
+            let target = target.0.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") || target.contains(char::is_whitespace) {
+                continue;
+            }
+            if !folder.join(target).exists() {
+                broken.push(format!("{} → {target}", file.path));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_map_of_the_code_names_every_file_and_no_other() {
+    let map = read("ARCHITECTURE.md");
+    let named: BTreeSet<&str> = map
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.ends_with(".rs") && name.contains('/'))
+        .collect();
+    let files: BTreeSet<&str> = SOURCES
+        .iter()
+        .filter(|source| !source.is_test)
+        .map(|source| source.path.as_str())
+        .collect();
+    let missing: Vec<_> = files.difference(&named).collect();
+    assert!(
+        missing.is_empty(),
+        "ARCHITECTURE.md, code map: add {missing:#?}"
+    );
+    let gone: Vec<_> = named
+        .iter()
+        .filter(|name| !root().join(name).exists())
+        .collect();
+    assert!(
+        gone.is_empty(),
+        "ARCHITECTURE.md names files that are gone: {gone:#?}"
+    );
+}
+
+#[test]
+fn ci_only_calls_the_one_command() {
+    let script = read(".ci/run");
+    let commands: Vec<&str> = script
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+        .collect();
+    assert_eq!(commands, ["cargo xtask test"]);
+}
