@@ -30,6 +30,8 @@ pub mod step;
 
 mod attach;
 mod dedup;
+#[cfg(test)]
+mod world;
 
 pub use entry::{Cache, Entry};
 pub use found::{Found, run};
