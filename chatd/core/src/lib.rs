@@ -7,6 +7,8 @@
 //! simulator can hold many nodes of them in one thread.
 
 pub mod command;
+pub mod delivery;
+pub mod host;
 pub mod message;
 pub mod placement;
 pub mod replica;

@@ -135,6 +135,8 @@ pub enum Request {
         origin: Origin,
         /// Who asks.
         user: UserId,
+        /// The app of who asks: groups of another are not found.
+        app: String,
         /// Of which group.
         group: GroupId,
         /// What.

@@ -207,8 +207,7 @@ pub trait ShardStore: raft::Storage {
     /// Keeps the hard state that goes to the disk with the same write.
     fn set_hard_state(&mut self, state: HardState);
 
-    /// Applies the writes of one command of the entry at `position`: one call a
-    /// command, so that the next one of the same entry sees them. Positions never fall.
+    /// Applies the writes of the entry at `position`. Positions rise; each once.
     fn apply(&mut self, position: u64, writes: Vec<Write>);
 
     /// The highest position that segments hold: after a restart, applying begins

@@ -351,11 +351,12 @@ fn removed_members(ids: &[u64], limits: &Limits) -> Result<Vec<frame::Member>, R
 /// A read of a client, checked, and where it goes. `None` if the frame is none.
 pub(super) fn read(
     frame: &Body,
-    user: UserId,
+    identity: &Identity,
     origin: Origin,
     limits: &Limits,
     map: &ShardMap,
 ) -> Option<Result<crate::message::ToShard, Refusal>> {
+    let user = identity.user;
     let own = |read: Result<Read, Refusal>| {
         read.map(|read| crate::message::ToShard {
             shard: router::of_user(map, user),
@@ -369,6 +370,7 @@ pub(super) fn read(
             request: Request::ReadGroup {
                 origin,
                 user,
+                app: identity.app.clone(),
                 group,
                 read,
             },

@@ -72,7 +72,7 @@ impl Session {
             | Body::Conversations(_)
             | Body::GroupGet(_)
             | Body::Members(_)
-            | Body::Marks(_) => self.read(req, user, &body, out),
+            | Body::Marks(_) => self.read(req, &body, out),
             Body::GroupCreate(_)
             | Body::GroupUpdate(_)
             | Body::GroupAdd(_)
@@ -174,12 +174,15 @@ impl Session {
     }
 
     /// A read takes a bulk credit when it goes out, for the PAGE that comes back.
-    fn read(&mut self, req: u32, user: UserId, body: &Body, out: &mut Vec<Output>) {
+    fn read(&mut self, req: u32, body: &Body, out: &mut Vec<Output>) {
+        let Some(identity) = &self.identity else {
+            return;
+        };
         let origin = Origin {
             session: self.id,
             req,
         };
-        let Some(read) = requests::read(body, user, origin, &self.settings.limits, &self.map)
+        let Some(read) = requests::read(body, identity, origin, &self.settings.limits, &self.map)
         else {
             return;
         };

@@ -1,0 +1,485 @@
+//! The shards of one thread: `step` takes events, `poll` says what follows from them.
+//!
+//! ```text
+//! step ─▶ queue of commands ─▶ poll: one entry a shard and pass ─▶ Effect::Persist
+//!                                                                       │
+//! answers, events, messages ◀─ poll: apply what is committed ◀─ step(Persisted)
+//! ```
+//! The host owns its shards outright and knows no other: what is for another shard
+//! leaves as [`Effect::ToShard`]. Nothing that depends on a position leaves before
+//! [`Event::Persisted`] for it came.
+//!
+//! Known limit: reads of pages run in `step`, on the shard's thread.
+
+mod acks;
+mod apply;
+mod attach;
+mod incoming;
+mod marks;
+mod outgoing;
+mod proposals;
+mod reads;
+mod requests;
+mod shard;
+
+use chat_wire::{
+    ids::{NodeId, ReplicaId, SessionId, ShardId},
+    limits::Limits,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    message::{Now, ShardMessage, ToSession, ToShard},
+    placement::map::ShardMap,
+    replica::{Replica, ReplicaError},
+    store::{HardState, LogEntry, ShardStore},
+};
+use shard::Shard;
+
+/// Passes of one [`Host::poll`] at most; what is left is done by the next, which
+/// [`Host::deadline_ms`] asks for at once.
+const MAX_PASSES: usize = 32;
+/// A tick of Raft, in ms.
+pub const TICK_MS: u64 = 100;
+
+/// What a host is told once.
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// This node.
+    pub node: NodeId,
+    /// Random, drawn anew at every start: ids of a new cluster and of new shards
+    /// follow from it.
+    pub seed: u64,
+    /// Which shard owns which keys.
+    pub map: Arc<ShardMap>,
+    /// What clients are told; of it, `group_members`, `devices`, `content_bytes` and
+    /// `mentions` are the cluster's settings at bootstrap, and later the log's.
+    pub limits: Limits,
+    /// Bytes of one destination's outbox; the cluster's setting at bootstrap.
+    pub outbox_bytes: u64,
+    /// ACKs and MARKs of a shard go into its log at most this often.
+    pub ack_flush_ms: u64,
+    /// Outbox entries and marks without progress for so long are sent again.
+    pub outbox_resend_ms: u64,
+    /// What destinations have applied is collected for so long.
+    pub confirm_ms: u64,
+    /// Changes of presence are told at most this often.
+    pub presence_coalesce_ms: u64,
+    /// A session behind without credit or ACK for so long is closed.
+    pub slow_consumer_ms: u64,
+    /// Bytes applied after which a flush is proposed.
+    pub flush_bytes: u64,
+    /// Shard 0 repeats the settings to all shards this often.
+    pub settings_repeat_ms: u64,
+    /// Messages between shards of this host stay inside. A simulator that wants to
+    /// lose them says no.
+    pub short_cut: bool,
+}
+
+impl HostSettings {
+    /// Defaults for a node.
+    #[must_use]
+    pub fn new(node: NodeId, seed: u64, map: Arc<ShardMap>) -> Self {
+        Self {
+            node,
+            seed,
+            map,
+            limits: Limits::default(),
+            outbox_bytes: 64 * 1024 * 1024,
+            ack_flush_ms: 200,
+            outbox_resend_ms: 1_000,
+            confirm_ms: 50,
+            presence_coalesce_ms: 1_000,
+            slow_consumer_ms: 30_000,
+            flush_bytes: 16 * 1024 * 1024,
+            settings_repeat_ms: 1_000,
+            short_cut: true,
+        }
+    }
+}
+
+/// What happens to a host.
+#[derive(Debug)]
+pub enum Event {
+    /// A session asks something.
+    Session(ToShard),
+    /// A shard says something.
+    Shard(ShardMessage),
+    /// Everything up to this ready of a shard is on the disk.
+    Persisted {
+        /// Which shard.
+        shard: ShardId,
+        /// As [`Effect::Persist`] numbered it.
+        ready: u64,
+    },
+    /// What was frozen first is in segments.
+    Flushed {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// The log's budget or the node's memory wants this shard flushed.
+    FlushWanted {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// The disk is full: writers are told DISK_FULL; or no longer.
+    DiskFull(bool),
+    /// Time has passed. `poll` looks at the time by itself; this does nothing more.
+    Tick,
+}
+
+/// What a host wants done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write and sync, then step [`Event::Persisted`]. The entries are readable in the
+    /// store already. Those of one poll go into one write and one sync.
+    Persist {
+        /// Which shard.
+        shard: ShardId,
+        /// Its copy here.
+        replica: ReplicaId,
+        /// Its number.
+        ready: u64,
+        /// New entries, in order.
+        entries: Vec<LogEntry>,
+        /// The hard state, if it changed.
+        hard_state: Option<HardState>,
+    },
+    /// Hand this to a session; if it is gone, drop it.
+    ToSession {
+        /// Which.
+        session: SessionId,
+        /// What.
+        message: ToSession,
+    },
+    /// Hand this to the host of its destination. May be lost.
+    ToShard(ShardMessage),
+    /// Write what was frozen up to before this position as segments, then step
+    /// [`Event::Flushed`].
+    Flush {
+        /// Which shard.
+        shard: ShardId,
+        /// The position of the flush.
+        position: u64,
+    },
+    /// The shard stops: its data cannot be read, or needs a newer version.
+    Stop {
+        /// Which shard.
+        shard: ShardId,
+        /// For the person on call.
+        reason: String,
+    },
+}
+
+/// Why a shard cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// It is here already.
+    #[error("shard {0} is hosted by this thread already")]
+    Twice(ShardId),
+    /// Raft refuses its log.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+}
+
+/// What the shards of a host have done since it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// SENDs answered with SENT, duplicates included.
+    pub acknowledged: u64,
+    /// Events handed to sessions.
+    pub delivered: u64,
+    /// SENDs, operations and outbox entries that had been applied before.
+    pub duplicates: u64,
+    /// Requests answered with an error.
+    pub refused: u64,
+    /// Entries proposed.
+    pub entries: u64,
+    /// Commands in them.
+    pub commands: u64,
+    /// Sessions attached.
+    pub attached: u64,
+    /// Sessions ended by a newer one of their device.
+    pub replaced: u64,
+    /// Sessions closed as SLOW_CONSUMER.
+    pub slow_consumers: u64,
+    /// Outbox entries sent, repetitions included.
+    pub outbox_sent: u64,
+    /// Times that an outbox was sent again for want of progress.
+    pub outbox_rewinds: u64,
+    /// Roster rows refused because the id belongs to another name.
+    pub name_collisions: u64,
+    /// Outbox entries that a source had confirmed and this side has lost.
+    pub outbox_lost: u64,
+    /// Events for inboxes without a number left.
+    pub undeliverable: u64,
+}
+
+/// How a shard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: ShardId,
+    /// Its copy here.
+    pub replica: ReplicaId,
+    /// It leads and has its settings: requests are served.
+    pub serves: bool,
+    /// Raft's term.
+    pub term: u64,
+    /// Last position of the log.
+    pub last: u64,
+    /// Last committed position.
+    pub committed: u64,
+    /// Last applied position.
+    pub applied: u64,
+    /// Last position that stands in segments.
+    pub flushed: u64,
+    /// Commands that wait to be proposed.
+    pub queued: usize,
+    /// Attached sessions.
+    pub sessions: usize,
+    /// Outbox entries that are not confirmed.
+    pub outbox_entries: u64,
+    /// For how long the oldest of them has waited, in ms.
+    pub outbox_age_ms: u64,
+    /// For how long the slowest connected device has not taken its next event, in ms.
+    pub inbox_lag_ms: u64,
+    /// The cluster's generation as the shard knows it; 0 before it does.
+    pub generation: u32,
+    /// Why it stopped, if it did.
+    pub stopped: Option<String>,
+}
+
+/// What a pass over the shards works with.
+struct Pass<'a> {
+    settings: &'a HostSettings,
+    now: Now,
+    disk_full: bool,
+    counters: &'a mut Counters,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Pass<'_> {
+    fn to_session(&mut self, session: SessionId, message: ToSession) {
+        match &message {
+            ToSession::Events(events) => self.counters.delivered += events.len() as u64,
+            ToSession::Refused { .. } => self.counters.refused += 1,
+            _ => {}
+        }
+        self.effects.push(Effect::ToSession { session, message });
+    }
+
+    fn to_shard(&mut self, from: ShardId, to: ShardId, says: crate::message::Says) {
+        self.effects
+            .push(Effect::ToShard(ShardMessage { from, to, says }));
+    }
+}
+
+/// The shards of one thread. Add them, then alternate: [`Host::step`] with everything
+/// that happened, [`Host::poll`] once, do the effects; poll again at
+/// [`Host::deadline_ms`].
+pub struct Host<S: ShardStore> {
+    settings: HostSettings,
+    shards: BTreeMap<ShardId, Shard<S>>,
+    /// Shards with something to do.
+    dirty: BTreeSet<ShardId>,
+    effects: Vec<Effect>,
+    counters: Counters,
+    disk_full: bool,
+    now: Now,
+    next_tick_ms: u64,
+}
+
+impl<S: ShardStore> Host<S> {
+    /// A host without shards.
+    #[must_use]
+    pub fn new(settings: HostSettings) -> Self {
+        Self {
+            settings,
+            shards: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            effects: Vec::new(),
+            counters: Counters::default(),
+            disk_full: false,
+            now: Now::default(),
+            next_tick_ms: 0,
+        }
+    }
+
+    /// Adds a shard, of which this replica is the only voter; a store whose Raft
+    /// configuration is empty gets that one. Applying begins behind what the store
+    /// holds in segments, and the replica asks for leadership at once.
+    ///
+    /// # Errors
+    /// [`HostError`]: the shard is not added.
+    pub fn add_shard(
+        &mut self,
+        shard: ShardId,
+        replica: ReplicaId,
+        store: S,
+        now: Now,
+    ) -> Result<(), HostError> {
+        if self.shards.contains_key(&shard) {
+            return Err(HostError::Twice(shard));
+        }
+        let mut member = Replica::new(shard, replica, store, self.settings.seed)?;
+        member.campaign()?;
+        self.shards.insert(shard, Shard::new(shard, member));
+        self.dirty.insert(shard);
+        self.now = now;
+        self.next_tick_ms = now.mono_ms + TICK_MS;
+        Ok(())
+    }
+
+    /// Takes one thing that happened. Effects come with the next [`Host::poll`].
+    pub fn step(&mut self, now: Now, event: Event) {
+        self.now = now;
+        let id = match &event {
+            Event::Session(to) => to.shard,
+            Event::Shard(message) => message.to,
+            Event::Persisted { shard, .. }
+            | Event::Flushed { shard }
+            | Event::FlushWanted { shard } => *shard,
+            Event::DiskFull(full) => {
+                self.disk_full = *full;
+                return;
+            }
+            Event::Tick => return,
+        };
+        let mut pass = Pass {
+            settings: &self.settings,
+            now,
+            disk_full: self.disk_full,
+            counters: &mut self.counters,
+            effects: &mut self.effects,
+        };
+        let Some(shard) = self.shards.get_mut(&id) else {
+            if let Event::Session(to) = event {
+                requests::refuse_unknown_shard(&mut pass, to);
+            }
+            return;
+        };
+        self.dirty.insert(id);
+        match event {
+            Event::Session(to) => shard.request(&mut pass, to.request),
+            Event::Shard(message) => shard.message(&mut pass, message.from, message.says),
+            Event::Persisted { ready, .. } => shard.replica.persisted(ready),
+            Event::Flushed { .. } => shard.flush.finished(),
+            Event::FlushWanted { .. } => shard.flush.wanted = true,
+            Event::DiskFull(_) | Event::Tick => {}
+        }
+    }
+
+    /// Proposes what was collected, takes what is ready, applies what is committed and
+    /// delivers, until nothing more can be done without the disk.
+    pub fn poll(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.now = now;
+        while now.mono_ms >= self.next_tick_ms && !self.shards.is_empty() {
+            self.next_tick_ms += TICK_MS;
+            // A long pause of the process is one tick, not a hundred.
+            self.next_tick_ms = self
+                .next_tick_ms
+                .max(now.mono_ms.saturating_sub(TICK_MS) + 1);
+            for shard in self.shards.values_mut() {
+                shard.replica.tick();
+            }
+        }
+        for (id, shard) in &self.shards {
+            if shard
+                .due_ms(&self.settings)
+                .is_some_and(|due| due <= now.mono_ms)
+            {
+                self.dirty.insert(*id);
+            }
+        }
+        for _ in 0..MAX_PASSES {
+            let dirty = std::mem::take(&mut self.dirty);
+            if dirty.is_empty() {
+                break;
+            }
+            for id in dirty {
+                let mut pass = Pass {
+                    settings: &self.settings,
+                    now,
+                    disk_full: self.disk_full,
+                    counters: &mut self.counters,
+                    effects: &mut self.effects,
+                };
+                let Some(shard) = self.shards.get_mut(&id) else {
+                    continue;
+                };
+                if shard.advance(&mut pass) {
+                    self.dirty.insert(id);
+                }
+            }
+            self.hand_out(now, out);
+        }
+    }
+
+    /// Effects leave; messages between shards of this host stay.
+    fn hand_out(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let mut effects = VecDeque::from(std::mem::take(&mut self.effects));
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::ToShard(message)
+                    if self.settings.short_cut && self.shards.contains_key(&message.to) =>
+                {
+                    self.step(now, Event::Shard(message));
+                    effects.extend(self.effects.drain(..));
+                }
+                other => out.push(other),
+            }
+        }
+    }
+
+    /// When [`Host::poll`] is due if nothing happens before, on the clock that never
+    /// goes back.
+    #[must_use]
+    pub fn deadline_ms(&self) -> Option<u64> {
+        if self.shards.is_empty() {
+            return None;
+        }
+        if !self.dirty.is_empty() || !self.effects.is_empty() {
+            return Some(self.now.mono_ms);
+        }
+        let timers = self
+            .shards
+            .values()
+            .filter_map(|shard| shard.due_ms(&self.settings));
+        timers.chain([self.next_tick_ms]).min()
+    }
+
+    /// A shard's log and state.
+    #[must_use]
+    pub fn store(&self, shard: ShardId) -> Option<&S> {
+        self.shards.get(&shard).map(|shard| shard.replica.store())
+    }
+
+    /// A shard's log and state.
+    pub fn store_mut(&mut self, shard: ShardId) -> Option<&mut S> {
+        self.shards
+            .get_mut(&shard)
+            .map(|shard| shard.replica.store_mut())
+    }
+
+    /// What was done since the host began.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How each shard is, as of the last step or poll.
+    #[must_use]
+    pub fn status(&self) -> Vec<ShardStatus> {
+        self.shards
+            .values()
+            .map(|shard| shard.status(self.now))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

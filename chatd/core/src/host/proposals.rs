@@ -1,0 +1,205 @@
+//! Commands on their way into the log: a bounded queue, one entry a pass, and who
+//! waits for which command of which entry.
+
+use bytes::Bytes;
+use chat_wire::ids::{ClientId, SessionId};
+use std::collections::VecDeque;
+
+use super::attach::WaitingAttach;
+use crate::{
+    command::{BatchBuilder, Command},
+    message::{Now, Origin},
+    replica::Replica,
+    store::ShardStore,
+};
+
+/// Commands that wait to be proposed at most. One more is refused: requests as
+/// OVERLOADED, entries of outboxes and marks by silence, since they come again.
+pub(super) const MAX_QUEUED: usize = 8 * 1024;
+/// Bytes of their bodies at most; above it as above.
+pub(super) const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
+/// Entries proposed and not applied at most. While the disk is slow the next entries
+/// grow instead.
+pub(super) const MAX_ENTRIES_IN_FLIGHT: usize = 8;
+
+/// Who waits for a command.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Attach(Box<WaitingAttach>),
+    Send {
+        origin: Origin,
+        id: ClientId,
+    },
+    GroupOp {
+        origin: Origin,
+    },
+    /// Nobody: what follows from the command follows from its effects.
+    Nobody,
+}
+
+impl Waiter {
+    /// The session and the request that wait.
+    pub(super) const fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Send { origin, .. } | Self::GroupOp { origin, .. } => Some(*origin),
+            Self::Attach(_) | Self::Nobody => None,
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Attach(waiting) => Some(waiting.attach.session),
+            other => other.origin().map(|origin| origin.session),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Queued {
+    command: Command,
+    body: Bytes,
+    waiter: Waiter,
+}
+
+/// An entry in flight.
+#[derive(Debug)]
+struct Proposed {
+    position: u64,
+    term: u64,
+    waiters: Vec<Waiter>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    in_flight: VecDeque<Proposed>,
+}
+
+impl Proposals {
+    /// Adds a command.
+    ///
+    /// # Errors
+    /// Gives the waiter back if the queue is full.
+    pub(super) fn push(
+        &mut self,
+        command: impl Into<Command>,
+        body: Bytes,
+        waiter: Waiter,
+    ) -> Result<(), Waiter> {
+        if !self.has_room(body.len()) {
+            return Err(waiter);
+        }
+        self.bytes += body.len();
+        self.queue.push_back(Queued {
+            command: command.into(),
+            body,
+            waiter,
+        });
+        Ok(())
+    }
+
+    /// Adds a command that nobody waits for. False if the queue is full.
+    pub(super) fn push_own(&mut self, command: impl Into<Command>, body: Bytes) -> bool {
+        self.push(command, body, Waiter::Nobody).is_ok()
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.queue.len() < MAX_QUEUED && self.bytes + bytes <= MAX_QUEUED_BYTES
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether another entry may be proposed now.
+    pub(super) fn can_propose(&self) -> bool {
+        self.in_flight.len() < MAX_ENTRIES_IN_FLIGHT
+    }
+
+    /// Proposes one entry of what waits. Its number of commands; 0 if nothing was
+    /// proposed.
+    pub(super) fn propose<S: ShardStore>(
+        &mut self,
+        replica: &mut Replica<S>,
+        now: Now,
+        epoch: u32,
+    ) -> u32 {
+        if self.queue.is_empty() || !self.can_propose() || !replica.is_leader() {
+            return 0;
+        }
+        let mut batch = BatchBuilder::new(now.unix_ms, epoch);
+        let mut waiters = Vec::new();
+        while !batch.is_full()
+            && let Some(queued) = self.queue.pop_front()
+        {
+            self.bytes -= queued.body.len();
+            batch.push(&queued.command, &queued.body);
+            waiters.push(queued.waiter);
+        }
+        let count = batch.count();
+        self.propose_entry(replica, batch, waiters);
+        count
+    }
+
+    /// Proposes a command in an entry of its own, before all that waits.
+    pub(super) fn propose_alone<S: ShardStore>(
+        &mut self,
+        replica: &mut Replica<S>,
+        command: &Command,
+        now: Now,
+        epoch: u32,
+    ) {
+        let mut batch = BatchBuilder::new(now.unix_ms, epoch);
+        batch.push(command, &[]);
+        self.propose_entry(replica, batch, vec![Waiter::Nobody]);
+    }
+
+    fn propose_entry<S: ShardStore>(
+        &mut self,
+        replica: &mut Replica<S>,
+        batch: BatchBuilder,
+        waiters: Vec<Waiter>,
+    ) {
+        // A leader refuses only when far more is uncommitted than may be in flight
+        // here; a proposal without a position fails like one whose term ended.
+        let (position, term) = replica.propose(batch.finish()).unwrap_or((0, 0));
+        self.in_flight.push_back(Proposed {
+            position,
+            term,
+            waiters,
+        });
+    }
+
+    /// The waiters of the entry that is applied now, one a command. Those of entries
+    /// that will never be applied are put into `lost`.
+    pub(super) fn take(&mut self, position: u64, term: u64, lost: &mut Vec<Waiter>) -> Vec<Waiter> {
+        while let Some(first) = self.in_flight.front()
+            && first.position <= position
+        {
+            let Some(first) = self.in_flight.pop_front() else {
+                break;
+            };
+            if (first.position, first.term) == (position, term) {
+                return first.waiters;
+            }
+            lost.extend(first.waiters);
+        }
+        Vec::new()
+    }
+
+    /// Leadership is gone, or the shard has stopped: nobody gets an answer any more.
+    pub(super) fn take_all(&mut self) -> Vec<Waiter> {
+        self.bytes = 0;
+        let proposed = self
+            .in_flight
+            .drain(..)
+            .flat_map(|proposed| proposed.waiters);
+        let queued = self.queue.drain(..).map(|queued| queued.waiter);
+        proposed
+            .chain(queued)
+            .filter(|waiter| waiter.session().is_some())
+            .collect()
+    }
+}

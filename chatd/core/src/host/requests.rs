@@ -1,0 +1,174 @@
+//! What sessions and other shards ask of a shard.
+
+use bytes::Bytes;
+use chat_wire::{
+    error::{Code, Refusal},
+    ids::{ClientId, ShardId},
+};
+
+use super::{Pass, proposals::Waiter, shard::Shard};
+use crate::{
+    command,
+    message::{Origin, Request, Says, ToSession, ToShard},
+    store::ShardStore,
+};
+
+/// When to try again what a shard cannot do yet.
+const RETRY_MS: u32 = 200;
+
+impl<S: ShardStore> Shard<S> {
+    pub(super) fn request(&mut self, pass: &mut Pass<'_>, request: Request) {
+        match request {
+            Request::Attach(attach) => self.attach(pass, attach),
+            Request::Detach { session, .. } => self.detach(pass, session),
+            Request::Send { origin, send, body } => self.send(pass, origin, *send, body),
+            Request::GroupOp { origin, op, body } => self.group_op(pass, origin, *op, body),
+            Request::Ack {
+                session, inbox_seq, ..
+            } => self.acknowledge(pass, session, inbox_seq),
+            Request::Mark {
+                session,
+                conversation,
+                seen,
+                ..
+            } => {
+                self.seen(pass, session, conversation, seen);
+            }
+            Request::Credit {
+                session, events, ..
+            } => {
+                self.delivery.credit(pass.now.mono_ms, session, events);
+            }
+            Request::Read { origin, user, read } => match self.may_read() {
+                Ok(()) => self.read(pass, origin, user, read),
+                Err(refusal) => refuse(pass, origin, refusal),
+            },
+            Request::ReadGroup {
+                origin,
+                user,
+                app,
+                group,
+                read,
+            } => match self.may_read() {
+                Ok(()) => self.read_group(pass, origin, (user, &app), group, read),
+                Err(refusal) => refuse(pass, origin, refusal),
+            },
+            Request::PresenceSubscribe { origin, .. } => {
+                refuse(
+                    pass,
+                    origin,
+                    Refusal::new(Code::Unsupported, "not in this build"),
+                );
+            }
+            Request::Typing { .. } => {}
+        }
+    }
+
+    pub(super) fn message(&mut self, pass: &mut Pass<'_>, from: ShardId, says: Says) {
+        if !self.leads || self.stopped.is_some() {
+            return;
+        }
+        match says {
+            Says::Outbox(items) => self.outbox_arrives(pass, from, items),
+            Says::OutboxApplied {
+                incarnation,
+                number,
+                previous,
+            } => {
+                self.outbox_applied(pass, from, incarnation, number, previous);
+            }
+            Says::Marks(marks) => self.marks_arrive(pass, &marks),
+            Says::MarksApplied(marks) => self.marks_confirmed(pass, marks),
+            Says::Settings(settings) => self.settings_said(pass, settings),
+            Says::Watch { .. } | Says::PresenceChanged { .. } | Says::Typing { .. } => {}
+        }
+    }
+
+    fn send(&mut self, pass: &mut Pass<'_>, origin: Origin, send: command::Send, body: Bytes) {
+        let id = ClientId::from_slice(&send.client_id).unwrap_or_default();
+        let waiter = Waiter::Send { origin, id };
+        self.propose_for(pass, send, body, waiter);
+    }
+
+    fn group_op(&mut self, pass: &mut Pass<'_>, origin: Origin, op: command::GroupOp, body: Bytes) {
+        let waiter = Waiter::GroupOp { origin };
+        self.propose_for(pass, op, body, waiter);
+    }
+
+    fn propose_for(
+        &mut self,
+        pass: &mut Pass<'_>,
+        command: impl Into<command::Command>,
+        body: Bytes,
+        waiter: Waiter,
+    ) {
+        if let Err(refusal) = self.may_write(pass) {
+            return super::shard::refuse(pass, waiter, refusal);
+        }
+        if let Err(waiter) = self.proposals.push(command, body, waiter) {
+            let full = "the shard's queue is full: try again";
+            super::shard::refuse(pass, waiter, Refusal::new(Code::Overloaded, full));
+        }
+    }
+
+    fn may_read(&self) -> Result<(), Refusal> {
+        if let Some(stopped) = &self.stopped {
+            let why = format!("shard {} does not serve: {}", self.id, stopped.reason);
+            return Err(Refusal::new(Code::Damaged, why));
+        }
+        if self.serves() {
+            return Ok(());
+        }
+        let starting = format!("shard {} is starting: try again", self.id);
+        Err(Refusal {
+            retry_after_ms: Some(RETRY_MS),
+            ..Refusal::new(Code::Unavailable, starting)
+        })
+    }
+
+    fn may_write(&self, pass: &Pass<'_>) -> Result<(), Refusal> {
+        self.may_read()?;
+        if pass.disk_full {
+            let full = "the server's disk is full: nothing is accepted until space is freed";
+            return Err(Refusal::new(Code::DiskFull, full));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn refuse(pass: &mut Pass<'_>, origin: Origin, refusal: Refusal) {
+    let message = ToSession::Refused {
+        req: origin.req,
+        client_id: None,
+        refusal,
+    };
+    pass.to_session(origin.session, message);
+}
+
+/// A request came to a host that does not have its shard.
+pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard) {
+    let elsewhere = format!("shard {} is not served here: try again", to.shard);
+    let refusal = Refusal::new(Code::WrongShard, elsewhere);
+    match to.request {
+        Request::Attach(attach) => pass.to_session(attach.session, ToSession::Close(refusal)),
+        Request::Send { origin, send, .. } => {
+            let client_id = ClientId::from_slice(&send.client_id);
+            let message = ToSession::Refused {
+                req: origin.req,
+                client_id,
+                refusal,
+            };
+            pass.to_session(origin.session, message);
+        }
+        Request::GroupOp { origin, .. }
+        | Request::Read { origin, .. }
+        | Request::ReadGroup { origin, .. }
+        | Request::PresenceSubscribe { origin, .. } => refuse(pass, origin, refusal),
+        // The attachment is gone with the shard; nobody waits for these.
+        Request::Detach { .. }
+        | Request::Ack { .. }
+        | Request::Mark { .. }
+        | Request::Credit { .. }
+        | Request::Typing { .. } => {}
+    }
+}

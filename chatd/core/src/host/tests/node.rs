@@ -1,0 +1,558 @@
+//! A whole node on virtual time, in one thread: a host over stores in memory, and
+//! clients that speak frames to real sessions. A seed decides when the disk answers,
+//! and which messages between shards are lost, repeated or late.
+
+use super::super::{Effect, Event, Host, HostSettings};
+use crate::{
+    message::{Identity, Now, ShardMessage, ToShard},
+    placement::map::ShardMap,
+    session::{Input, Output, Session, SessionSettings},
+    store::{HardState, LogEntry, memory::MemoryStore},
+};
+use chat_wire::{
+    codec::{self, Encoding},
+    error::{Code, Refusal},
+    frame::{self, Body, Frame},
+    ids::{ClientId, DeviceId, NodeId, ReplicaId, SessionId, ShardId, UserId},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+/// 2026-09-21, somewhere.
+const BEGIN_UNIX_MS: u64 = 1_790_000_000_000;
+
+/// A small generator: the tests' only source of chance.
+#[derive(Clone, Debug)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        chat_wire::ids::mix64(self.0)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What goes wrong between shards, in percent, and how slow the disk is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Faults {
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) late: u64,
+    pub(crate) sync_ms: u64,
+}
+
+impl Faults {
+    pub(crate) const NONE: Self = Self {
+        lost: 0,
+        repeated: 0,
+        late: 0,
+        sync_ms: 1,
+    };
+    pub(crate) const BAD: Self = Self {
+        lost: 20,
+        repeated: 20,
+        late: 30,
+        sync_ms: 15,
+    };
+}
+
+struct Sync {
+    due_ms: u64,
+    shard: ShardId,
+    ready: u64,
+    entries: Vec<LogEntry>,
+    hard_state: Option<HardState>,
+}
+
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) closed: Option<Option<Refusal>>,
+    encoding: Encoding,
+}
+
+pub(crate) struct Node {
+    pub(crate) host: Host<MemoryStore>,
+    pub(crate) now: Now,
+    pub(crate) chance: Chance,
+    pub(crate) faults: Faults,
+    pub(crate) clients: BTreeMap<SessionId, Client>,
+    pub(crate) session_settings: Arc<SessionSettings>,
+    pub(crate) settings: HostSettings,
+    /// Flushes are written only if this says so.
+    pub(crate) flusher_works: bool,
+    /// The hosts' queues are full.
+    pub(crate) queues_full: bool,
+    pub(crate) stops: Vec<(ShardId, String)>,
+    /// Everything that left the host, in words: two runs must be equal.
+    pub(crate) trace: Vec<String>,
+    syncs: VecDeque<Sync>,
+    flushes: VecDeque<(u64, ShardId)>,
+    mail: Vec<(u64, ShardMessage)>,
+    sessions: u64,
+    ids: u64,
+    starts: u64,
+}
+
+impl Node {
+    pub(crate) fn new(shards: u16, seed: u64) -> Self {
+        Self::with(shards, seed, |_, _| {})
+    }
+
+    pub(crate) fn with(
+        shards: u16,
+        seed: u64,
+        change: impl FnOnce(&mut HostSettings, &mut SessionSettings),
+    ) -> Self {
+        let map = Arc::new(ShardMap::even(shards));
+        let mut settings = HostSettings::new(NodeId(1), seed, map);
+        settings.short_cut = false;
+        let mut session_settings = SessionSettings::new(settings.limits, [7; 32]);
+        change(&mut settings, &mut session_settings);
+        let mut node = Self {
+            host: Host::new(settings.clone()),
+            now: Now {
+                mono_ms: 1,
+                unix_ms: BEGIN_UNIX_MS,
+            },
+            chance: Chance::new(seed),
+            faults: Faults::NONE,
+            clients: BTreeMap::new(),
+            session_settings: Arc::new(session_settings),
+            settings,
+            flusher_works: true,
+            queues_full: false,
+            stops: Vec::new(),
+            trace: Vec::new(),
+            syncs: VecDeque::new(),
+            flushes: VecDeque::new(),
+            mail: Vec::new(),
+            sessions: 0,
+            ids: 0,
+            starts: 0,
+        };
+        let stores = (0..=shards)
+            .map(|shard| {
+                (
+                    ShardId(shard),
+                    MemoryStore::new(ReplicaId(1 + u64::from(shard))),
+                )
+            })
+            .collect();
+        node.start(stores);
+        node.run(200);
+        node
+    }
+
+    fn start(&mut self, stores: Vec<(ShardId, MemoryStore)>) {
+        self.starts += 1;
+        self.settings.seed = self.settings.seed.wrapping_add(self.starts);
+        self.host = Host::new(self.settings.clone());
+        for (shard, store) in stores {
+            let replica = ReplicaId(1 + u64::from(shard.0));
+            self.host
+                .add_shard(shard, replica, store, self.now)
+                .unwrap();
+        }
+    }
+
+    /// The process is killed and started again: what was not synced is gone.
+    pub(crate) fn crash(&mut self) {
+        self.syncs.clear();
+        self.flushes.clear();
+        self.mail.clear();
+        self.clients.clear();
+        let shards: Vec<_> = self
+            .host
+            .status()
+            .iter()
+            .map(|status| status.shard)
+            .collect();
+        let stores = shards
+            .into_iter()
+            .map(|shard| (shard, self.host.store(shard).unwrap().clone().restarted()))
+            .collect();
+        self.start(stores);
+        self.trace.push("crash".into());
+    }
+
+    /// A UUIDv7 of now.
+    pub(crate) fn id(&mut self) -> ClientId {
+        self.ids += 1;
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&self.now.unix_ms.to_be_bytes()[2..]);
+        id[6] = 0x70;
+        id[8] = 0x80;
+        id[9..].copy_from_slice(&self.ids.to_be_bytes()[1..]);
+        ClientId(id)
+    }
+
+    /// A connection without HELLO.
+    pub(crate) fn open(&mut self, encoding: Encoding) -> SessionId {
+        self.sessions += 1;
+        let id = SessionId(self.sessions);
+        let session = Session::new(
+            self.session_settings.clone(),
+            id,
+            encoding,
+            self.settings.map.clone(),
+            *blake3::hash(&self.sessions.to_be_bytes()).as_bytes(),
+            self.now,
+        );
+        let client = Client {
+            session,
+            frames: Vec::new(),
+            closed: None,
+            encoding,
+        };
+        self.clients.insert(id, client);
+        id
+    }
+
+    pub(crate) fn hello(name: &str, device: u64, resume: Option<frame::Resume>) -> frame::Hello {
+        frame::Hello {
+            min_version: 1,
+            max_version: 1,
+            token: format!("default/{name}"),
+            device,
+            resume,
+            ..frame::Hello::default()
+        }
+    }
+
+    /// A session up to its WELCOME.
+    pub(crate) fn attach(
+        &mut self,
+        name: &str,
+        device: u64,
+        resume: Option<frame::Resume>,
+    ) -> SessionId {
+        let id = self.open(Encoding::Proto);
+        self.frame(id, 0, Body::Hello(Self::hello(name, device, resume)));
+        self.run_until(2_000, |node| {
+            node.clients[&id].closed.is_some() || node.welcome(id).is_some()
+        });
+        id
+    }
+
+    pub(crate) fn resume_from(inbox_seq: u64) -> Option<frame::Resume> {
+        Some(frame::Resume {
+            inbox_seq,
+            ..frame::Resume::default()
+        })
+    }
+
+    pub(crate) fn frame(&mut self, session: SessionId, req: u32, body: Body) {
+        let frame = if req == 0 {
+            body.into()
+        } else {
+            Frame::new(req, body)
+        };
+        self.input(session, Input::Frame(frame));
+    }
+
+    pub(crate) fn text(&mut self, session: SessionId, req: u32, to: &str, text: &str) -> ClientId {
+        let id = self.id();
+        let send = Self::send_of(id, frame::target::To::Name(to.into()), text);
+        self.frame(session, req, Body::Send(send));
+        id
+    }
+
+    pub(crate) fn send_of(id: ClientId, to: frame::target::To, text: &str) -> frame::Send {
+        frame::Send {
+            client_msg_id: bytes::Bytes::copy_from_slice(&id.0),
+            to: Some(frame::Target { to: Some(to) }),
+            content: Some(frame::Content {
+                kind: Some(frame::content::Kind::Text(text.into())),
+            }),
+            ..frame::Send::default()
+        }
+    }
+
+    pub(crate) fn input(&mut self, session: SessionId, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let Some(client) = self.clients.get_mut(&session) else {
+                return;
+            };
+            let mut out = Vec::new();
+            client.session.step(self.now, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Write { bytes, .. } => {
+                        let frame = codec::decode(client.encoding, &bytes, usize::MAX).unwrap();
+                        self.trace.push(format!("{session} {frame:?}"));
+                        client.frames.push(frame);
+                    }
+                    Output::Authenticate(token) => {
+                        inputs.push_back(Input::Authenticated(authenticate(&token)));
+                    }
+                    Output::Submit(to) if self.queues_full => {
+                        inputs.push_back(Input::Overloaded(to));
+                    }
+                    Output::Submit(to) => self.host.step(self.now, Event::Session(to)),
+                    Output::Close(refusal) => client.closed = Some(refusal),
+                }
+            }
+        }
+    }
+
+    /// The connection breaks.
+    pub(crate) fn lose(&mut self, session: SessionId) {
+        self.input(session, Input::Lost);
+        self.clients.remove(&session);
+    }
+
+    pub(crate) fn submit(&mut self, to: ToShard) {
+        self.host.step(self.now, Event::Session(to));
+    }
+
+    /// Some virtual milliseconds.
+    pub(crate) fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.pass();
+            self.now.mono_ms += 1;
+            self.now.unix_ms += 1;
+        }
+    }
+
+    pub(crate) fn run_until(&mut self, at_most_ms: u64, mut done: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..at_most_ms {
+            if done(self) {
+                return;
+            }
+            self.run(1);
+        }
+        assert!(
+            done(self),
+            "it did not happen within {at_most_ms} virtual ms"
+        );
+    }
+
+    fn pass(&mut self) {
+        let due: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                client
+                    .session
+                    .deadline_ms()
+                    .is_some_and(|due| due <= self.now.mono_ms)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for session in due {
+            self.input(session, Input::Tick);
+        }
+        while let Some(sync) = self
+            .syncs
+            .pop_front_if(|sync| sync.due_ms <= self.now.mono_ms)
+        {
+            let Sync {
+                shard,
+                ready,
+                entries,
+                hard_state,
+                ..
+            } = sync;
+            self.host
+                .store_mut(shard)
+                .unwrap()
+                .persist(&entries, hard_state);
+            self.host.step(self.now, Event::Persisted { shard, ready });
+        }
+        if self.flusher_works {
+            let now_ms = self.now.mono_ms;
+            while let Some((_, shard)) = self.flushes.pop_front_if(|(due, _)| *due <= now_ms) {
+                assert!(self.host.store_mut(shard).unwrap().flush_done());
+                self.host.step(self.now, Event::Flushed { shard });
+            }
+        }
+        let now_ms = self.now.mono_ms;
+        let (due, later) = std::mem::take(&mut self.mail)
+            .into_iter()
+            .partition(|m| m.0 <= now_ms);
+        self.mail = later;
+        for (_, message) in due {
+            self.host.step(self.now, Event::Shard(message));
+        }
+        let mut effects = Vec::new();
+        self.host.poll(self.now, &mut effects);
+        for effect in effects {
+            self.effect(effect);
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist {
+                shard,
+                ready,
+                entries,
+                hard_state,
+                ..
+            } => {
+                // One log for all shards: syncs end in the order they began.
+                let slow_ms = 1 + self.chance.below(self.faults.sync_ms);
+                let due_ms = self.now.mono_ms + slow_ms;
+                let due_ms = self
+                    .syncs
+                    .back()
+                    .map_or(due_ms, |last| last.due_ms.max(due_ms));
+                let positions: Vec<_> = entries.iter().map(|e| (e.position, e.term)).collect();
+                self.trace.push(format!(
+                    "persist {shard} {ready} {positions:?} {hard_state:?}"
+                ));
+                self.syncs.push_back(Sync {
+                    due_ms,
+                    shard,
+                    ready,
+                    entries,
+                    hard_state,
+                });
+            }
+            Effect::ToSession { session, message } => self.input(session, Input::Host(message)),
+            Effect::ToShard(message) => {
+                self.trace
+                    .push(format!("{} -> {}", message.from, message.to));
+                if self.chance.percent(self.faults.lost) {
+                    return;
+                }
+                if self.chance.percent(self.faults.repeated) {
+                    let due_ms = self.now.mono_ms + self.chance.below(300);
+                    self.mail.push((due_ms, message.clone()));
+                }
+                let late = self.chance.percent(self.faults.late);
+                let due_ms = self.now.mono_ms + if late { self.chance.below(200) } else { 0 };
+                self.mail.push((due_ms, message));
+            }
+            Effect::Flush { shard, position } => {
+                self.trace.push(format!("flush {shard} {position}"));
+                self.flushes
+                    .push_back((self.now.mono_ms + self.chance.below(20), shard));
+            }
+            Effect::Stop { shard, reason } => self.stops.push((shard, reason)),
+        }
+    }
+
+    pub(crate) fn frames(&self, session: SessionId) -> impl Iterator<Item = &Frame> {
+        self.clients[&session].frames.iter()
+    }
+
+    pub(crate) fn find<T>(
+        &self,
+        session: SessionId,
+        find: impl FnMut(&Frame) -> Option<T>,
+    ) -> Option<T> {
+        self.frames(session).find_map(find)
+    }
+
+    pub(crate) fn welcome(&self, session: SessionId) -> Option<frame::Welcome> {
+        self.find(session, |frame| match &frame.body {
+            Some(Body::Welcome(welcome)) => Some(welcome.clone()),
+            _ => None,
+        })
+    }
+
+    /// The answer to a request.
+    pub(crate) fn answer(&self, session: SessionId, req: u32) -> Option<Body> {
+        let mine = self.frames(session).filter(|frame| frame.req == req);
+        mine.last().and_then(|frame| frame.body.clone())
+    }
+
+    /// The answer to a request, waited for.
+    pub(crate) fn wait(&mut self, session: SessionId, req: u32) -> Body {
+        self.run_until(10_000, |node| node.answer(session, req).is_some());
+        self.answer(session, req).unwrap()
+    }
+
+    pub(crate) fn wait_sent(&mut self, session: SessionId, req: u32) -> frame::Sent {
+        match self.wait(session, req) {
+            Body::Sent(sent) => sent,
+            other => panic!("no SENT but {other:?}"),
+        }
+    }
+
+    pub(crate) fn wait_error(&mut self, session: SessionId, req: u32) -> Code {
+        match self.wait(session, req) {
+            Body::Error(error) => Code::from_number(error.code).unwrap(),
+            other => panic!("no ERROR but {other:?}"),
+        }
+    }
+
+    pub(crate) fn events(&self, session: SessionId) -> Vec<frame::Event> {
+        self.frames(session)
+            .filter_map(|frame| match &frame.body {
+                Some(Body::Event(batch)) => Some(batch.events.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+
+    pub(crate) fn texts(&self, session: SessionId) -> Vec<String> {
+        self.events(session).iter().filter_map(text_of).collect()
+    }
+
+    pub(crate) fn receipts(&self, session: SessionId) -> Vec<frame::Receipt> {
+        self.frames(session)
+            .filter_map(|frame| match &frame.body {
+                Some(Body::Receipt(receipt)) => Some(*receipt),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn closed(&self, session: SessionId) -> Option<Code> {
+        self.clients[&session]
+            .closed
+            .as_ref()?
+            .as_ref()
+            .map(|refusal| refusal.code)
+    }
+}
+
+pub(crate) fn text_of(event: &frame::Event) -> Option<String> {
+    match event.what.as_ref()? {
+        frame::event::What::Message(message) => match message.content.as_ref()?.kind.as_ref()? {
+            frame::content::Kind::Text(text) => Some(text.clone()),
+            _ => None,
+        },
+        frame::event::What::GroupChange(_) => None,
+    }
+}
+
+/// Tokens of the tests: `app/name`, `app/name#device`, `app/name!expires in ms`.
+fn authenticate(token: &str) -> Result<Identity, Refusal> {
+    let bad = || Refusal::new(Code::BadToken, "the token is not signed by a known key");
+    let (app, rest) = token.split_once('/').ok_or_else(bad)?;
+    let (rest, expires) = match rest.split_once('!') {
+        Some((rest, expires)) => (rest, BEGIN_UNIX_MS + expires.parse::<u64>().unwrap()),
+        None => (rest, u64::MAX),
+    };
+    let (name, device) = match rest.split_once('#') {
+        Some((name, device)) => (name, Some(DeviceId(device.parse().unwrap()))),
+        None => (rest, None),
+    };
+    Ok(Identity {
+        app: app.into(),
+        name: name.into(),
+        user: UserId::of(app, name),
+        device,
+        expires_ms: expires,
+    })
+}
