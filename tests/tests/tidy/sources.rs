@@ -26,11 +26,13 @@ const IMPURE_CORE: &[&str] = &[
     "now_v7",
     "new_v4",
 ];
+// Scoped threads end where they begin: the scan of a log at start uses them.
 const IMPURE_LOG: &[&str] = &[
     "Instant::now",
     "SystemTime",
-    "std::thread",
     "thread::spawn",
+    "thread::Builder",
+    "thread::sleep",
     "thread_rng",
     "rand::",
 ];
@@ -52,7 +54,7 @@ fn chat_core_has_no_clock_no_randomness_and_no_order_of_hashes() {
 }
 
 #[test]
-fn logstore_has_no_clock_and_no_thread() {
+fn logstore_has_no_clock_and_no_thread_of_its_own() {
     for source in SOURCES
         .iter()
         .filter(|source| source.home == "logstore" && !source.is_test)
