@@ -5,5 +5,12 @@
 //! ([`outbound`]), bounded; what it says to them goes through a bounded queue that
 //! may refuse. Nothing else is shared.
 
+pub mod admission;
+pub mod auth;
+pub mod connection;
 pub mod heartbeat;
+pub mod listeners;
 pub mod outbound;
+pub mod quic;
+pub mod tls;
+pub mod websocket;

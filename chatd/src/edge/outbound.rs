@@ -18,7 +18,6 @@ use std::{
 use chat_core::message::ToSession;
 use chat_wire::ids::SessionId;
 use futures_util::task::AtomicWaker;
-use prost::Message as _;
 
 const STRIPES: usize = 64;
 
@@ -282,6 +281,12 @@ impl Mailbox {
 pub struct Signals(u8);
 
 impl Signals {
+    /// Whether any was.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
+
     /// Whether this one was.
     #[must_use]
     pub fn has(self, signal: Signal) -> bool {

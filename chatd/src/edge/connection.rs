@@ -1,0 +1,547 @@
+//! One connection: the task that drives a session over a transport, the same for
+//! WebSocket and QUIC.
+//!
+//! It is one hand-written future, without a split, a channel or a timer of its own,
+//! because there may be millions: what an idle one holds is its socket, its session
+//! and its (empty) mailbox. Everything that happens wakes the task; it then takes
+//! what there is, in turns, and writes the answers together.
+//!
+//! Bounds: while [`WRITE_BYTES`] wait for the client nothing more is taken, neither
+//! from the client nor from the mailbox; one read is at most 16 KiB, and what it
+//! holds is carried out whole. A turn takes at most [`TURN_MESSAGES`] messages, and
+//! after [`TURNS`] turns other tasks run.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use chat_core::{
+    message::{Identity, Now, ToSession, ToShard},
+    placement::map::ShardMap,
+    session::{Input, Output, Session, SessionSettings},
+};
+use chat_wire::{
+    codec::{self, Encoding},
+    error::{Code, Refusal},
+    event::Kind,
+};
+
+use super::{
+    admission::Place,
+    auth::Authenticator,
+    heartbeat::Heartbeat,
+    outbound::{Registration, Sessions, Signal},
+};
+use crate::{
+    clock,
+    metrics::{Closed, Metrics, Transport as TransportLabel},
+};
+
+/// Bytes that wait for a client before nothing more is taken for it.
+pub const WRITE_BYTES: usize = 16 * 1024;
+/// Messages from shard threads in one turn.
+const TURN_MESSAGES: usize = 64;
+/// Turns of a task before others run.
+const TURNS: usize = 8;
+/// How long a closing connection waits for the client to take what was written.
+const LINGER_MS: u64 = 3_000;
+/// How long the answer to a heartbeat may take.
+const PONG_MS: u64 = 30_000;
+/// How often a full shard queue is offered the end of a session, a second apart.
+const DETACH_TRIES: u8 = 8;
+
+/// What the edge needs of the shard threads.
+pub trait Hosts: Send + Sync {
+    /// Hands a request to the host of its shard.
+    ///
+    /// # Errors
+    /// Gives it back when the host's queue is full.
+    fn submit(&self, to: ToShard) -> Result<(), ToShard>;
+
+    /// The shard map.
+    fn map(&self) -> Arc<ShardMap>;
+}
+
+/// What all connections of a node share.
+pub struct Shared {
+    /// Their mailboxes.
+    pub sessions: Arc<Sessions>,
+    /// Their deadlines.
+    pub heartbeat: Arc<Heartbeat>,
+    /// Where requests go.
+    pub hosts: Arc<dyn Hosts>,
+    /// Who checks tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Settings of sessions over WebSocket.
+    pub websocket: Arc<SessionSettings>,
+    /// Settings of sessions over QUIC.
+    pub quic: Arc<SessionSettings>,
+    /// Told to clients when the node drains.
+    pub reconnect_within_ms: u32,
+}
+
+/// What came from a client.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A whole frame.
+    Frame(Bytes),
+    /// A sign of life without meaning.
+    Alive,
+    /// A frame that cannot be read, after which nothing can: the client is told.
+    Bad(Refusal),
+    /// The transport has begun to close, for this reason: `client` or `protocol`.
+    Closing(&'static str),
+    /// The connection is gone, for this reason: `client` or `lost`.
+    Gone(&'static str),
+}
+
+/// A connection as the session sees it: whole frames, one after another.
+pub trait Transport: Send + Unpin + 'static {
+    /// Its name in metrics.
+    fn name(&self) -> &'static str;
+
+    /// Reads once and appends what that completed. Ready means something did happen.
+    fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()>;
+
+    /// Queues a frame to be written; a bulk frame may overtake and be overtaken.
+    fn queue(&mut self, frame: Bytes, bulk: bool);
+
+    /// Bytes that are queued and not written.
+    fn queued(&self) -> usize;
+
+    /// Writes what is queued.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Queues something that makes the client answer, if the transport has that.
+    fn ping(&mut self);
+
+    /// Begins to close after what is queued.
+    fn close(&mut self, refusal: Option<&Refusal>);
+
+    /// Ready when the other side has taken what was written, or is gone.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// The future of one connection; it ends with the connection.
+pub struct Connection<T> {
+    shared: Arc<Shared>,
+    /// Dropped as soon as the connection is over, even if the session is not.
+    transport: Option<T>,
+    name: &'static str,
+    session: Session,
+    encoding: Encoding,
+    registration: Registration,
+    login: Option<Login>,
+    heartbeat_ms: u64,
+    heard_ms: u64,
+    pinged: bool,
+    phase: Phase,
+    reason: &'static str,
+    /// When its events are live: those of messages made later count as delivered.
+    began_unix_ms: u64,
+    /// (time of a message, events of that time) queued and not yet written.
+    deliveries: Vec<(u64, u64)>,
+    /// Keeps its place in the caps of admission.
+    _place: Place,
+}
+
+type Login = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The client has until then to take the rest.
+    Closing {
+        until_ms: u64,
+    },
+    /// Nothing can be said to the client; shards may still have to be told.
+    Gone {
+        tries: u8,
+    },
+}
+
+impl<T: Transport> Connection<T> {
+    /// A connection whose transport is ready for frames.
+    pub fn new(
+        shared: &Arc<Shared>,
+        settings: &Arc<SessionSettings>,
+        transport: T,
+        encoding: Encoding,
+        place: Place,
+    ) -> Self {
+        let now = clock::now();
+        let registration = shared.sessions.open();
+        let session = Session::new(
+            Arc::clone(settings),
+            registration.mailbox().session(),
+            encoding,
+            shared.hosts.map(),
+            rand::random(),
+            now,
+        );
+        let name = transport.name();
+        let label = TransportLabel { transport: name };
+        shared.metrics.connections.get_or_create(&label).inc();
+        shared
+            .metrics
+            .connections_opened
+            .get_or_create(&label)
+            .inc();
+        Self {
+            shared: Arc::clone(shared),
+            transport: Some(transport),
+            name,
+            session,
+            encoding,
+            registration,
+            login: None,
+            heartbeat_ms: u64::from(settings.heartbeat_ms),
+            heard_ms: now.mono_ms,
+            pinged: false,
+            phase: Phase::Open,
+            reason: "lost",
+            began_unix_ms: now.unix_ms,
+            deliveries: Vec::new(),
+            _place: place,
+        }
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut out = Vec::new();
+        for _ in 0..TURNS {
+            let now = clock::now();
+            let mut progress = self.take_signals(now, &mut out);
+            if self.phase == Phase::Open {
+                progress |= self.take_login(cx, now, &mut out);
+                progress |= self.take_messages(now, &mut out);
+                progress |= self.take_arrivals(cx, now, &mut out);
+            }
+            if !matches!(self.phase, Phase::Gone { .. }) {
+                self.flush(cx, now, &mut out);
+            }
+            if let Phase::Closing { .. } = self.phase
+                && let Some(transport) = &mut self.transport
+                && transport.poll_closed(cx).is_ready()
+            {
+                self.gone(now, None, &mut out);
+            }
+            if let Phase::Gone { tries } = self.phase
+                && (self.session.is_over() || tries >= DETACH_TRIES)
+            {
+                return Poll::Ready(());
+            }
+            if !progress {
+                self.schedule(now);
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn take_signals(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        let signals = self.registration.mailbox().take_signals();
+        if signals.has(Signal::Drain) && self.phase == Phase::Open {
+            let reconnect_within_ms = self.shared.reconnect_within_ms;
+            self.step(
+                now,
+                Input::Drain {
+                    reconnect_within_ms,
+                },
+                out,
+            );
+        }
+        if signals.has(Signal::Overflow) {
+            let slow = "this client takes its frames too slowly: connect again and resume";
+            self.end(now, Refusal::new(Code::SlowConsumer, slow), out);
+        }
+        if signals.has(Signal::Stop) {
+            let stops = "the server stops: connect again";
+            self.end(now, Refusal::new(Code::GoingAway, stops), out);
+        }
+        if signals.has(Signal::Due) {
+            self.due(now, out);
+        }
+        signals.any()
+    }
+
+    fn due(&mut self, now: Now, out: &mut Vec<Output>) {
+        match &mut self.phase {
+            Phase::Open => {
+                if self
+                    .session
+                    .deadline_ms()
+                    .is_some_and(|at| at <= now.mono_ms)
+                {
+                    self.step(now, Input::Tick, out);
+                }
+                self.listen_for_life(now, out);
+            }
+            Phase::Closing { until_ms } if *until_ms <= now.mono_ms => self.gone(now, None, out),
+            Phase::Closing { .. } => {}
+            Phase::Gone { tries } => {
+                *tries += 1;
+                self.step(now, Input::Tick, out);
+            }
+        }
+    }
+
+    /// A client that is silent too long is asked, and then given up.
+    fn listen_for_life(&mut self, now: Now, out: &mut Vec<Output>) {
+        if self.phase != Phase::Open || now.mono_ms < self.silent_until() {
+            return;
+        }
+        if self.pinged {
+            let silent = "nothing was heard for too long: send PING at least every heartbeat_ms";
+            return self.end(now, Refusal::new(Code::Silent, silent), out);
+        }
+        self.pinged = true;
+        if let Some(transport) = &mut self.transport {
+            transport.ping();
+        }
+    }
+
+    fn silent_until(&self) -> u64 {
+        self.heard_ms + self.heartbeat_ms * 3 / 2 + if self.pinged { PONG_MS } else { 0 }
+    }
+
+    fn take_login(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) -> bool {
+        let Some(login) = &mut self.login else {
+            return false;
+        };
+        let Poll::Ready(result) = login.as_mut().poll(cx) else {
+            return false;
+        };
+        self.login = None;
+        self.step(now, Input::Authenticated(result), out);
+        true
+    }
+
+    fn take_messages(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        let mut taken = 0;
+        while taken < TURN_MESSAGES && self.has_room() {
+            let Some(message) = self.registration.mailbox().take() else {
+                break;
+            };
+            self.note_deliveries(&message);
+            self.step(now, Input::Host(message), out);
+            taken += 1;
+        }
+        taken > 0
+    }
+
+    fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
+        let mut arrivals = Vec::new();
+        if transport.poll_arrivals(cx, &mut arrivals).is_pending() {
+            return false;
+        }
+        self.heard_ms = now.mono_ms;
+        self.pinged = false;
+        for arrival in arrivals {
+            if self.phase != Phase::Open {
+                break;
+            }
+            match arrival {
+                Arrival::Frame(bytes) => {
+                    self.shared.metrics.frames_received.inc();
+                    let limit = self.session_limit();
+                    let input = match codec::decode(self.encoding, &bytes, limit) {
+                        Ok(frame) => Input::Frame(frame),
+                        Err(refusal) => Input::BadFrame(refusal),
+                    };
+                    self.step(now, input, out);
+                }
+                Arrival::Alive => {}
+                Arrival::Bad(refusal) => self.step(now, Input::BadFrame(refusal), out),
+                Arrival::Closing(reason) => {
+                    self.reason = reason;
+                    self.phase = Phase::Closing {
+                        until_ms: now.mono_ms + LINGER_MS,
+                    };
+                    self.step(now, Input::Lost, out);
+                }
+                Arrival::Gone(reason) => self.gone(now, Some(reason), out),
+            }
+        }
+        true
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) {
+        let Some(transport) = &mut self.transport else {
+            return;
+        };
+        match transport.poll_flush(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.observe_deliveries(),
+            Poll::Ready(Err(_)) => self.gone(now, Some("lost"), out),
+        }
+    }
+
+    /// Steps the session and does what it wants, until it wants nothing.
+    fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        self.session.step(now, input, out);
+        while !out.is_empty() {
+            for output in std::mem::take(out) {
+                self.carry_out(now, output, out);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Now, output: Output, out: &mut Vec<Output>) {
+        match output {
+            Output::Write { bytes, bulk } => {
+                if let (Phase::Open, Some(transport)) = (self.phase, &mut self.transport) {
+                    self.shared.metrics.frames_sent.inc();
+                    transport.queue(bytes, bulk);
+                }
+            }
+            Output::Authenticate(token) => {
+                let authenticator = Arc::clone(&self.shared.authenticator);
+                self.login = Some(Box::pin(async move { authenticator.login(token).await }));
+            }
+            Output::Submit(to) => {
+                if let Err(to) = self.shared.hosts.submit(to) {
+                    self.session.step(now, Input::Overloaded(to), out);
+                }
+            }
+            Output::Close(refusal) => {
+                if let (Phase::Open, Some(transport)) = (self.phase, &mut self.transport) {
+                    self.reason = refusal
+                        .as_ref()
+                        .map_or("server", |refusal| refusal.code.name());
+                    transport.close(refusal.as_ref());
+                    self.phase = Phase::Closing {
+                        until_ms: now.mono_ms + LINGER_MS,
+                    };
+                    self.login = None;
+                }
+            }
+        }
+    }
+
+    /// Tells the client why, if it listens, and ends.
+    fn end(&mut self, now: Now, refusal: Refusal, out: &mut Vec<Output>) {
+        if self.phase == Phase::Open {
+            self.step(now, Input::Host(ToSession::Close(refusal)), out);
+        }
+    }
+
+    fn gone(&mut self, now: Now, reason: Option<&'static str>, out: &mut Vec<Output>) {
+        if let Some(reason) = reason.filter(|_| self.phase == Phase::Open) {
+            self.reason = reason;
+        }
+        self.phase = Phase::Gone { tries: 0 };
+        self.transport = None;
+        self.login = None;
+        self.step(now, Input::Lost, out);
+    }
+
+    fn has_room(&self) -> bool {
+        self.phase == Phase::Open
+            && self
+                .transport
+                .as_ref()
+                .is_some_and(|transport| transport.queued() < WRITE_BYTES)
+    }
+
+    fn session_limit(&self) -> usize {
+        let settings = if self.name == "quic" {
+            &self.shared.quic
+        } else {
+            &self.shared.websocket
+        };
+        settings.limits.frame_bytes as usize
+    }
+
+    fn schedule(&self, now: Now) {
+        let at = match self.phase {
+            Phase::Open => {
+                let silent = self.silent_until();
+                self.session
+                    .deadline_ms()
+                    .map_or(silent, |at| at.min(silent))
+            }
+            Phase::Closing { until_ms } => until_ms,
+            Phase::Gone { .. } => now.mono_ms,
+        };
+        self.shared
+            .heartbeat
+            .schedule(self.registration.mailbox(), Some(at));
+    }
+
+    fn note_deliveries(&mut self, message: &ToSession) {
+        let ToSession::Events(events) = message else {
+            return;
+        };
+        for event in events {
+            let made = event.header.msg_id.unix_ms();
+            if event.header.kind != Kind::Message || made < self.began_unix_ms {
+                continue;
+            }
+            match self.deliveries.last_mut() {
+                Some((last, count)) if *last == made => *count += 1,
+                _ => self.deliveries.push((made, 1)),
+            }
+        }
+    }
+
+    fn observe_deliveries(&mut self) {
+        if self.deliveries.is_empty() {
+            return;
+        }
+        let now = clock::now().unix_ms;
+        for (made, count) in std::mem::take(&mut self.deliveries) {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a delivery")]
+            let seconds = now.saturating_sub(made) as f64 / 1e3;
+            self.shared
+                .metrics
+                .delivery_seconds
+                .observe_many(seconds, count);
+        }
+    }
+}
+
+impl<T: Transport> Future for Connection<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        // Before anything is taken: what comes after this wakes the task.
+        this.registration.mailbox().register(cx.waker());
+        ready!(this.poll_turns(cx));
+        Poll::Ready(())
+    }
+}
+
+impl<T> Drop for Connection<T> {
+    fn drop(&mut self) {
+        let metrics = &self.shared.metrics;
+        metrics
+            .connections
+            .get_or_create(&TransportLabel {
+                transport: self.name,
+            })
+            .dec();
+        let closed = Closed {
+            transport: self.name,
+            reason: self.reason,
+        };
+        metrics.connections_closed.get_or_create(&closed).inc();
+    }
+}
