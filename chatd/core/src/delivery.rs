@@ -131,18 +131,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Registers a session. An older one of the same device is returned: it is
-    /// replaced, and gone from here.
-    pub fn attach(&mut self, session: SessionId, start: Start) -> Option<SessionId> {
-        let older = self.by_user.get(&start.user).and_then(|sessions| {
-            sessions
-                .iter()
-                .copied()
-                .find(|id| self.slots[id].device == start.device)
-        });
-        if let Some(older) = older {
-            self.detach(older);
-        }
+    /// Registers a session. An older one of the same device must be detached first.
+    pub fn attach(&mut self, session: SessionId, start: Start) {
         let slot = Slot {
             user: start.user,
             device: start.device,
@@ -160,7 +150,6 @@ impl Delivery {
         self.slots.insert(session, slot);
         self.by_user.entry(start.user).or_default().push(session);
         self.wanting.insert(session);
-        older
     }
 
     /// Forgets a session.
@@ -435,17 +424,14 @@ impl Delivery {
         }
     }
 
-    /// Sessions that are behind without credit or ACK since before a time: they are
-    /// gone from here, and to be closed.
-    pub fn take_slow(&mut self, before_ms: u64) -> Vec<SessionId> {
-        let mut slow = Vec::new();
-        while let Some(&(since, session)) = self.slow.first()
-            && since <= before_ms
-        {
-            self.detach(session);
-            slow.push(session);
-        }
-        slow
+    /// Sessions that are behind without credit or ACK since before a time.
+    #[must_use]
+    pub fn slow(&self, before_ms: u64) -> Vec<SessionId> {
+        let late = self
+            .slow
+            .iter()
+            .take_while(|(since, _)| *since <= before_ms);
+        late.map(|(_, session)| *session).collect()
     }
 
     /// Everything that leaves in this pass, in order for each session, and how many

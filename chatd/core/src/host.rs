@@ -17,11 +17,13 @@ mod attach;
 mod incoming;
 mod marks;
 mod outgoing;
+mod people;
 mod proposals;
 mod reads;
 mod requests;
 mod shard;
 
+use bytes::Bytes;
 use chat_wire::{
     ids::{NodeId, ReplicaId, SessionId, ShardId},
     limits::Limits,
@@ -32,6 +34,7 @@ use std::{
 };
 
 use crate::{
+    command::Command,
     message::{Now, ShardMessage, ToSession, ToShard},
     placement::map::ShardMap,
     replica::{Replica, ReplicaError},
@@ -263,7 +266,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn to_session(&mut self, session: SessionId, message: ToSession) {
+    fn tell(&mut self, session: SessionId, message: ToSession) {
         match &message {
             ToSession::Events(events) => self.counters.delivered += events.len() as u64,
             ToSession::Refused { .. } => self.counters.refused += 1,
@@ -272,7 +275,7 @@ impl Pass<'_> {
         self.effects.push(Effect::ToSession { session, message });
     }
 
-    fn to_shard(&mut self, from: ShardId, to: ShardId, says: crate::message::Says) {
+    fn say(&mut self, from: ShardId, to: ShardId, says: crate::message::Says) {
         self.effects
             .push(Effect::ToShard(ShardMessage { from, to, says }));
     }
@@ -433,6 +436,18 @@ impl<S: ShardStore> Host<S> {
                 other => out.push(other),
             }
         }
+    }
+
+    /// Puts a command of an operator into a shard's log: a floor, settings of shard 0, a
+    /// new incarnation. False if the shard is not here, does not lead, or is full: try
+    /// again.
+    pub fn propose(&mut self, now: Now, shard: ShardId, command: Command) -> bool {
+        self.now = now;
+        let Some(to) = self.shards.get_mut(&shard) else {
+            return false;
+        };
+        self.dirty.insert(shard);
+        to.leads && to.proposals.push_own(command, Bytes::new())
     }
 
     /// When [`Host::poll`] is due if nothing happens before, on the clock that never

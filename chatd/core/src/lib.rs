@@ -11,8 +11,12 @@ pub mod delivery;
 pub mod host;
 pub mod message;
 pub mod placement;
+pub mod presence;
 pub mod replica;
 pub mod router;
 pub mod session;
 pub mod shard;
 pub mod store;
+
+#[cfg(test)]
+mod simulated;

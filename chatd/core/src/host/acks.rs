@@ -123,22 +123,20 @@ impl<S: ShardStore> Shard<S> {
 
     pub(super) fn close(&mut self, pass: &mut Pass<'_>, session: SessionId, refusal: Refusal) {
         self.detach(pass, session);
-        pass.to_session(session, ToSession::Close(refusal));
+        pass.tell(session, ToSession::Close(refusal));
     }
 
     /// Makes commands of what was collected, if it is time.
     pub(super) fn flush_acks(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
         let now_ms = pass.now.mono_ms;
-        if self
-            .acks
-            .due_ms(pass.settings)
-            .is_none_or(|due| due > now_ms)
-            || pass.disk_full
-            || !self.serves()
-        {
+        let due_ms = self.acks.due_ms(pass.settings);
+        if due_ms.is_none_or(|due| due > now_ms) {
             return Ok(());
         }
         self.acks.flushed_ms = now_ms;
+        if pass.disk_full || !self.serves() {
+            return Ok(());
+        }
         let mut devices = Vec::new();
         while self.proposals.has_room(0)
             && let Some(((user, device), collected)) = self.acks.devices.pop_first()

@@ -4,6 +4,8 @@
 use chat_wire::{
     body,
     error::{Code, Refusal},
+    event::Kind,
+    ids::GroupId,
 };
 use raft::eraftpb::{Entry as RaftEntry, EntryType};
 
@@ -152,6 +154,9 @@ impl<S: ShardStore> Shard<S> {
                 let (user, seq) = (event.user, event.inbox_seq);
                 self.delivery
                     .event(pass.now.mono_ms, user, seq, &event.header, &body);
+                if event.header.kind == Kind::Message && event.header.group_seq == 0 {
+                    self.written(user, event.header.sender);
+                }
             }
         }
         for entry in effects.outbox {
@@ -164,8 +169,12 @@ impl<S: ShardStore> Shard<S> {
             let repeat_ms = pass.now.mono_ms + pass.settings.outbox_resend_ms;
             self.relay.add(repeat_ms, effects.pending);
         }
+        if !effects.member_marks.is_empty() {
+            self.tell_followers(pass, &effects.member_marks);
+        }
         match &item.command {
             Command::Handshake(_) | Command::Incarnation(_) => self.load_outboxes(pass)?,
+            Command::GroupOp(op) => self.group_changed(GroupId(op.group))?,
             _ => {}
         }
         Ok(())
@@ -184,7 +193,7 @@ impl<S: ShardStore> Shard<S> {
                 Answer::Sent(sent),
             ) => {
                 pass.counters.acknowledged += 1;
-                pass.to_session(
+                pass.tell(
                     session,
                     ToSession::Sent {
                         req,
@@ -200,7 +209,7 @@ impl<S: ShardStore> Shard<S> {
                 Answer::Group(state),
             ) => {
                 let body = chat_wire::frame::Body::GroupState(state);
-                pass.to_session(session, ToSession::Answer { req, body });
+                pass.tell(session, ToSession::Answer { req, body });
             }
             (Waiter::Nobody, _) => {}
             (waiter, Answer::Refused(refusal)) => {

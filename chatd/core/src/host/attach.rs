@@ -65,17 +65,17 @@ impl<S: ShardStore> Shard<S> {
                 Code::Damaged,
                 format!("shard {} does not serve: {}", self.id, stopped.reason),
             );
-            return pass.to_session(session, ToSession::Close(refusal));
+            return pass.tell(session, ToSession::Close(refusal));
         }
         if pass.disk_full {
             let full = "the server's disk is full: connect again later";
             let refusal = Refusal::new(Code::DiskFull, full);
-            return pass.to_session(session, ToSession::Close(refusal));
+            return pass.tell(session, ToSession::Close(refusal));
         }
         if self.attaching.waiting.len() >= MAX_WAITING {
             let many = "the shard is not ready, and too many wait for it: connect again";
             let refusal = Refusal::new(Code::Unavailable, many);
-            return pass.to_session(session, ToSession::Close(refusal));
+            return pass.tell(session, ToSession::Close(refusal));
         }
         self.attaching.waiting.push_back(attach);
     }
@@ -110,7 +110,7 @@ impl<S: ShardStore> Shard<S> {
         } else {
             let full = "the shard's queue is full: connect again";
             let refusal = Refusal::new(Code::Overloaded, full);
-            pass.to_session(session, ToSession::Close(refusal));
+            pass.tell(session, ToSession::Close(refusal));
         }
     }
 
@@ -158,7 +158,7 @@ impl<S: ShardStore> Shard<S> {
         let Some((resumed, from, marks)) = here.resume(attach.resume) else {
             let ahead = "your cursor is ahead of this server's copy: connect again";
             let refusal = Refusal::new(Code::StaleLeader, ahead);
-            return pass.to_session(session, ToSession::Close(refusal));
+            return pass.tell(session, ToSession::Close(refusal));
         };
         let mut limits = pass.settings.limits;
         if let Some(settings) = &self.settings {
@@ -174,7 +174,7 @@ impl<S: ShardStore> Shard<S> {
             resumed,
             limits,
         };
-        pass.to_session(session, ToSession::Attached(attached));
+        pass.tell(session, ToSession::Attached(attached));
         let start = Start {
             user,
             device: attach.device,
@@ -186,10 +186,11 @@ impl<S: ShardStore> Shard<S> {
             marks_head: marks_version,
             credits: attach.event_credits,
         };
-        if let Some(older) = self.delivery.attach(session, start) {
-            pass.counters.replaced += 1;
-            pass.to_session(older, ToSession::Replaced);
+        if let Some(older) = self.delivery.of_device(user, attach.device) {
+            self.replace(pass, older);
         }
+        self.delivery.attach(session, start);
+        self.came(pass, user);
         pass.counters.attached += 1;
         if let Resumed::From(from) = resumed
             && from > waiting.cursor
@@ -200,15 +201,18 @@ impl<S: ShardStore> Shard<S> {
     }
 
     fn replace(&mut self, pass: &mut Pass<'_>, older: SessionId) {
-        self.delivery.detach(older);
+        self.detach(pass, older);
         pass.counters.replaced += 1;
-        pass.to_session(older, ToSession::Replaced);
+        pass.tell(older, ToSession::Replaced);
     }
 
-    /// The session is over.
-    pub(super) fn detach(&mut self, _pass: &mut Pass<'_>, session: SessionId) {
+    /// The session is over, or follows a group of this shard no more.
+    pub(super) fn detach(&mut self, pass: &mut Pass<'_>, session: SessionId) {
         self.attaching.gone(session);
-        self.delivery.detach(session);
+        self.unfollow_all(session);
+        if let Some(slot) = self.delivery.detach(session) {
+            self.went(pass, session, slot.user);
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl<S: ShardStore> Shard<S> {
         for (destination, marks) in std::mem::take(&mut self.relay.out) {
             let marks: Vec<_> = marks.into_values().collect();
             for marks in marks.chunks(MARKS_A_MESSAGE) {
-                pass.to_shard(self.id, destination, Says::Marks(marks.to_vec()));
+                pass.say(self.id, destination, Says::Marks(marks.to_vec()));
             }
         }
     }
@@ -91,7 +91,7 @@ impl<S: ShardStore> Shard<S> {
             by_shard.entry(reader).or_default().push(mark);
         }
         for (reader, marks) in by_shard {
-            pass.to_shard(self.id, reader, Says::MarksApplied(marks));
+            pass.say(self.id, reader, Says::MarksApplied(marks));
         }
     }
 

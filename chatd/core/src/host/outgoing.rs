@@ -163,7 +163,7 @@ impl<S: ShardStore> Shard<S> {
     /// What is new or asked for leaves, and answers to other shards' outboxes.
     pub(super) fn send_outboxes(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
         for (source, says) in self.incoming.take_answers() {
-            pass.to_shard(self.id, source, says);
+            pass.say(self.id, source, says);
         }
         for destination in std::mem::take(&mut self.outgoing.active) {
             self.send_outbox(pass, destination)?;
@@ -205,7 +205,7 @@ impl<S: ShardStore> Shard<S> {
         }
         pass.counters.outbox_sent += items.len() as u64;
         for message in messages(items) {
-            pass.to_shard(id, destination, Says::Outbox(message));
+            pass.say(id, destination, Says::Outbox(message));
         }
         Ok(())
     }

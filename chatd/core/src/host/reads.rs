@@ -110,9 +110,17 @@ impl<S: ShardStore> Shard<S> {
                 group::members(store, of, who, &cursor, limit as usize, EVENT_BATCH_BYTES)
                     .map(|page| page.map(Body::MembersPage))
             }
-            GroupRead::Marks { cursor, limit, .. } => {
-                group::member_marks(store, of, who, &cursor, limit as usize)
-                    .map(|page| page.map(Body::MarksPage))
+            GroupRead::Marks {
+                follow,
+                cursor,
+                limit,
+            } => {
+                let page = group::member_marks(store, of, who, &cursor, limit as usize);
+                page.map(|page| {
+                    let page = page?;
+                    self.follow(of, origin.session, who.0, follow)?;
+                    Ok(Body::MarksPage(page))
+                })
             }
         };
         self.answer_read(pass, origin, page);
@@ -125,7 +133,7 @@ impl<S: ShardStore> Shard<S> {
                     req: origin.req,
                     body,
                 };
-                pass.to_session(origin.session, message);
+                pass.tell(origin.session, message);
             }
             Ok(Err(refusal)) => refuse(pass, origin, refusal),
             Err(unreadable) => {

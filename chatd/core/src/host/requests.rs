@@ -10,7 +10,7 @@ use super::{Pass, proposals::Waiter, shard::Shard};
 use crate::{
     command,
     message::{Origin, Request, Says, ToSession, ToShard},
-    store::ShardStore,
+    store::{ShardStore, Unreadable},
 };
 
 /// When to try again what a shard cannot do yet.
@@ -53,14 +53,22 @@ impl<S: ShardStore> Shard<S> {
                 Ok(()) => self.read_group(pass, origin, (user, &app), group, read),
                 Err(refusal) => refuse(pass, origin, refusal),
             },
-            Request::PresenceSubscribe { origin, .. } => {
-                refuse(
-                    pass,
-                    origin,
-                    Refusal::new(Code::Unsupported, "not in this build"),
-                );
+            Request::PresenceSubscribe {
+                origin,
+                user,
+                users,
+            } => {
+                self.subscribe(pass, origin, user, &users);
             }
-            Request::Typing { .. } => {}
+            Request::Typing {
+                session,
+                conversation,
+                on,
+                ..
+            } => {
+                let typed = self.typing(pass, session, conversation, on);
+                self.stop_unless(typed);
+            }
         }
     }
 
@@ -80,7 +88,37 @@ impl<S: ShardStore> Shard<S> {
             Says::Marks(marks) => self.marks_arrive(pass, &marks),
             Says::MarksApplied(marks) => self.marks_confirmed(pass, marks),
             Says::Settings(settings) => self.settings_said(pass, settings),
-            Says::Watch { .. } | Says::PresenceChanged { .. } | Says::Typing { .. } => {}
+            Says::Watch {
+                watcher,
+                watcher_user,
+                users,
+            } => {
+                self.watch(pass, from, (watcher, watcher_user), users);
+            }
+            Says::PresenceChanged {
+                watcher,
+                watcher_user,
+                presence,
+            } => {
+                let changed = self.presence_changed(watcher, watcher_user, presence);
+                self.stop_unless(changed);
+            }
+            Says::Typing {
+                sender,
+                conversation,
+                to,
+                on,
+            } => {
+                let typed = self.typing_arrives(pass, from, sender, (conversation, to), on);
+                self.stop_unless(typed);
+            }
+        }
+    }
+
+    /// What cannot be read is not absent: the shard stops.
+    fn stop_unless(&mut self, result: Result<(), Unreadable>) {
+        if let Err(unreadable) = result {
+            self.stop(unreadable.to_string());
         }
     }
 
@@ -142,7 +180,7 @@ pub(super) fn refuse(pass: &mut Pass<'_>, origin: Origin, refusal: Refusal) {
         client_id: None,
         refusal,
     };
-    pass.to_session(origin.session, message);
+    pass.tell(origin.session, message);
 }
 
 /// A request came to a host that does not have its shard.
@@ -150,7 +188,7 @@ pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard) {
     let elsewhere = format!("shard {} is not served here: try again", to.shard);
     let refusal = Refusal::new(Code::WrongShard, elsewhere);
     match to.request {
-        Request::Attach(attach) => pass.to_session(attach.session, ToSession::Close(refusal)),
+        Request::Attach(attach) => pass.tell(attach.session, ToSession::Close(refusal)),
         Request::Send { origin, send, .. } => {
             let client_id = ClientId::from_slice(&send.client_id);
             let message = ToSession::Refused {
@@ -158,7 +196,7 @@ pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard) {
                 client_id,
                 refusal,
             };
-            pass.to_session(origin.session, message);
+            pass.tell(origin.session, message);
         }
         Request::GroupOp { origin, .. }
         | Request::Read { origin, .. }

@@ -14,6 +14,7 @@ use super::{
     incoming::Incoming,
     marks::Relay,
     outgoing::Outgoing,
+    people::People,
     proposals::{Proposals, Waiter},
 };
 use crate::{
@@ -54,6 +55,7 @@ pub(super) struct Shard<S: ShardStore> {
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) relay: Relay,
+    pub(super) people: People,
     pub(super) stopped: Option<Stopped>,
 }
 
@@ -105,6 +107,7 @@ impl<S: ShardStore> Shard<S> {
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             relay: Relay::default(),
+            people: People::default(),
             stopped: None,
         }
     }
@@ -135,7 +138,7 @@ impl<S: ShardStore> Shard<S> {
             });
         }
         self.delivery
-            .drain(|session, message| pass.to_session(session, message));
+            .drain(|session, message| pass.tell(session, message));
         more
     }
 
@@ -221,14 +224,13 @@ impl<S: ShardStore> Shard<S> {
         self.rewind_outboxes(pass);
         self.confirm_marks(pass);
         self.repeat_marks(pass)?;
-        let slow = self
-            .delivery
-            .take_slow(now_ms.saturating_sub(pass.settings.slow_consumer_ms));
-        for session in slow {
+        self.tell_presence(pass);
+        let before_ms = now_ms.saturating_sub(pass.settings.slow_consumer_ms);
+        for session in self.delivery.slow(before_ms) {
             pass.counters.slow_consumers += 1;
             let late = "the session was behind without CREDIT or ACK for too long: connect again and resume";
             let refusal = Refusal::new(Code::SlowConsumer, late);
-            pass.to_session(session, ToSession::Close(refusal));
+            self.close(pass, session, refusal);
         }
         Ok(())
     }
@@ -249,6 +251,7 @@ impl<S: ShardStore> Shard<S> {
             self.acks.due_ms(settings),
             self.outgoing.due_ms(),
             self.relay.due_ms(),
+            self.people.due_ms(),
         ]
         .into_iter()
         .flatten()
@@ -264,7 +267,7 @@ impl<S: ShardStore> Shard<S> {
         }
         self.settings_due_ms = pass.now.mono_ms + pass.settings.settings_repeat_ms;
         for shard in pass.settings.map.shards() {
-            pass.to_shard(self.id, shard, Says::Settings(settings.clone()));
+            pass.say(self.id, shard, Says::Settings(settings.clone()));
         }
     }
 
@@ -295,13 +298,14 @@ impl<S: ShardStore> Shard<S> {
             .chain(self.attaching.take_all())
             .collect();
         for session in attached {
-            pass.to_session(session, ToSession::Close(refusal.clone()));
+            pass.tell(session, ToSession::Close(refusal.clone()));
         }
         self.delivery = Delivery::default();
         self.acks = Acks::default();
         self.outgoing = Outgoing::default();
         self.incoming = Incoming::default();
         self.relay = Relay::default();
+        self.people = People::default();
     }
 
     pub(super) fn status(&self, now: Now) -> ShardStatus {
@@ -334,10 +338,8 @@ impl<S: ShardStore> Shard<S> {
 /// Tells whoever waits for a command that it came to nothing.
 pub(super) fn refuse(pass: &mut Pass<'_>, waiter: Waiter, refusal: Refusal) {
     match waiter {
-        Waiter::Attach(waiting) => {
-            pass.to_session(waiting.attach.session, ToSession::Close(refusal))
-        }
-        Waiter::Send { origin, id } => pass.to_session(
+        Waiter::Attach(waiting) => pass.tell(waiting.attach.session, ToSession::Close(refusal)),
+        Waiter::Send { origin, id } => pass.tell(
             origin.session,
             ToSession::Refused {
                 req: origin.req,
@@ -345,7 +347,7 @@ pub(super) fn refuse(pass: &mut Pass<'_>, waiter: Waiter, refusal: Refusal) {
                 refusal,
             },
         ),
-        Waiter::GroupOp { origin } => pass.to_session(
+        Waiter::GroupOp { origin } => pass.tell(
             origin.session,
             ToSession::Refused {
                 req: origin.req,

@@ -1,11 +1,8 @@
 //! Hosts and sessions together, on virtual time.
 
-pub(crate) mod node;
+use chat_wire::frame::{self, Body};
 
-use chat_wire::frame::Body;
-use node::Node;
-
-use chat_wire::frame;
+use crate::simulated::Node;
 
 #[test]
 fn a_message_is_sent_delivered_acknowledged_and_receipted() {

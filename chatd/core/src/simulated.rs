@@ -2,8 +2,9 @@
 //! clients that speak frames to real sessions. A seed decides when the disk answers,
 //! and which messages between shards are lost, repeated or late.
 
-use super::super::{Effect, Event, Host, HostSettings};
 use crate::{
+    command::Command,
+    host::{Effect, Event, Host, HostSettings},
     message::{Identity, Now, ShardMessage, ToShard},
     placement::map::ShardMap,
     session::{Input, Output, Session, SessionSettings},
@@ -21,7 +22,7 @@ use std::{
 };
 
 /// 2026-09-21, somewhere.
-const BEGIN_UNIX_MS: u64 = 1_790_000_000_000;
+pub(crate) const BEGIN_UNIX_MS: u64 = 1_790_000_000_000;
 
 /// A small generator: the tests' only source of chance.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) settings: HostSettings,
     /// Flushes are written only if this says so.
     pub(crate) flusher_works: bool,
+    /// No write reaches the disk.
+    pub(crate) disk_hangs: bool,
     /// The hosts' queues are full.
     pub(crate) queues_full: bool,
     pub(crate) stops: Vec<(ShardId, String)>,
@@ -135,6 +138,7 @@ impl Node {
             session_settings: Arc::new(session_settings),
             settings,
             flusher_works: true,
+            disk_hangs: false,
             queues_full: false,
             stops: Vec::new(),
             trace: Vec::new(),
@@ -315,6 +319,26 @@ impl Node {
     pub(crate) fn lose(&mut self, session: SessionId) {
         self.input(session, Input::Lost);
         self.clients.remove(&session);
+    }
+
+    /// A command into a shard's log, and its effects.
+    pub(crate) fn propose(&mut self, shard: ShardId, command: impl Into<Command>) {
+        assert!(self.host.propose(self.now, shard, command.into()));
+        self.run(50);
+    }
+
+    /// Where a user lives.
+    pub(crate) fn shard_of(&self, name: &str) -> ShardId {
+        crate::router::of_user(&self.settings.map, UserId::of("default", name))
+    }
+
+    pub(crate) fn ack(&mut self, session: SessionId, inbox_seq: u64) {
+        self.frame(session, 0, Body::Ack(frame::Ack { inbox_seq }));
+    }
+
+    pub(crate) fn credit(&mut self, session: SessionId, n: u32) {
+        let lane = frame::Lane::Events.into();
+        self.frame(session, 0, Body::Credit(frame::Credit { lane, n }));
     }
 
     pub(crate) fn submit(&mut self, to: ToShard) {
