@@ -3,12 +3,20 @@
 //! that log, and immutable memory-mapped segments sorted by key.
 //!
 //! It knows shards, positions and keys. It knows nothing of chat, Raft or sockets,
-//! has no threads and reads no clock: callers own the threads.
+//! reads no clock and has no threads: callers own them (only the scan of a start uses
+//! a few, as many as it is told).
 
+pub mod engine;
 pub mod key;
 pub mod log_index;
+pub mod loss;
+mod manifest;
 mod memtable;
 mod mmap;
+pub mod plant;
 pub mod reads;
+pub mod recovery;
+pub mod replicas;
 pub mod shard;
 pub mod storage;
+pub mod wal;

@@ -7,6 +7,8 @@
 
 use std::{io, sync::Arc};
 
+pub mod disk;
+pub mod simulated;
 
 /// A directory tree on some disk.
 pub trait Storage: Send + Sync {
@@ -86,6 +88,14 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the disk says.
     fn len(&self) -> io::Result<u64>;
+
+    /// Whether there are no bytes.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
 
     /// Cuts or extends the file.
     ///

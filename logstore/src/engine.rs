@@ -1,0 +1,480 @@
+//! The public face: opens a data directory and commits to its log.
+//!
+//! [`open`] gives a [`Log`], which belongs to one thread of the caller's, and the
+//! replicas that were found, each to be owned by whom the caller likes. The order of
+//! a write: append to the shard's [`LogIndex`](crate::log_index::LogIndex), hand the
+//! same entries to [`Log::commit`], and acknowledge when it returns. Known limit:
+//! commits are synchronous, one sync each; whoever waits meanwhile goes together
+//! into the next one.
+
+mod append;
+mod commit;
+mod space;
+
+pub use crate::wal::pool::{PrepareFile, PreparedFile};
+pub use append::Append;
+pub use commit::{Committed, LogError};
+pub use space::{LogStats, Pin, Space};
+
+use crate::{
+    log_index::LogIndex,
+    manifest::{self, Checkpoint},
+    plant::Plant,
+    recovery::{self, Found, LiveFile, RecoveryReport, START_FILES, replay::TailRecord},
+    replicas::{Damage, ReplicaKey, ReplicaState, Replicas, SegmentRef},
+    storage::Storage,
+    wal::{
+        self,
+        frame::{BLOCK, Record, RecordHeader, kind},
+        pool::Pool,
+        scan::ScanError,
+        writer::{Numbers, WriteError, Writer},
+    },
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    sync::Arc,
+};
+
+/// How a data directory is used. Plain data; [`open`] checks the bounds.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of a log file: a multiple of 4,096, at least 32 KiB, at most 4 GiB.
+    pub file_bytes: u64,
+    /// Empty log files to keep ready besides the two in reserve.
+    pub pool_files: usize,
+    /// Bound of the log, empty files included; at least six files. At the bound
+    /// entries are refused with [`LogError::Full`] until files can be reused.
+    pub budget_bytes: u64,
+    /// Below this many free bytes on the disk entries are refused.
+    pub stop_free_bytes: u64,
+    /// From this many free bytes on they are taken again.
+    pub resume_free_bytes: u64,
+    /// Files that are allocated to be given up on a full disk, for compaction.
+    pub ballast_files: u32,
+    /// Bytes of each of them.
+    pub ballast_bytes: u64,
+    /// Whether segments are compressed.
+    pub compression: bool,
+    /// Threads that scan log files at a start; 1 scans on the caller's.
+    pub scan_threads: usize,
+    /// A random number, used when the directory is created: frames carry it, so that
+    /// nothing from elsewhere is taken for one.
+    pub log_id: u64,
+    /// A bug for the tests to find.
+    #[doc(hidden)]
+    pub plant: Option<Plant>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            file_bytes: 64 << 20,
+            pool_files: 2,
+            budget_bytes: 1 << 30,
+            stop_free_bytes: 256 << 20,
+            resume_free_bytes: 512 << 20,
+            ballast_files: 0,
+            ballast_bytes: 64 << 20,
+            compression: true,
+            scan_threads: 2,
+            log_id: 0,
+            plant: None,
+        }
+    }
+}
+
+/// Why a directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It was written by a newer version.
+    #[error(
+        "the data is of format {found} and this version reads up to {known}: \
+         start the version that wrote it, or a newer one"
+    )]
+    NewerFormat {
+        /// The format found.
+        found: u16,
+        /// The newest this build reads.
+        known: u16,
+    },
+    /// The log holds a record that this version does not know and may not skip.
+    #[error(
+        "the log holds a record of kind {kind}, which needs format {needs}; this version \
+         knows formats up to {known}: start the version that wrote it, or a newer one"
+    )]
+    NewerKind {
+        /// The kind.
+        kind: u8,
+        /// The format that brought it.
+        needs: u16,
+        /// The newest this build knows.
+        known: u16,
+    },
+    /// The directory cannot be written.
+    #[error("the data directory cannot be written: {0}; check its owner and how it is mounted")]
+    NotWritable(io::Error),
+    /// There is no room even to create the directory's first files.
+    #[error("the disk is full: a new data directory needs at least {needed} bytes")]
+    DiskFull {
+        /// Bytes that were wanted.
+        needed: u64,
+    },
+    /// No slot of the manifest is sound.
+    #[error(
+        "the manifest cannot be read ({reason}), so where the log begins is not known: \
+         restore the data directory, or replace the node"
+    )]
+    Manifest {
+        /// What is wrong.
+        reason: String,
+    },
+    /// An option is out of its bounds.
+    #[error("{0}")]
+    Options(&'static str),
+    /// The disk failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn newer(found: u16) -> Self {
+        Self::NewerFormat {
+            found,
+            known: wal::frame::FORMAT,
+        }
+    }
+
+    pub(crate) fn io(doing: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::NotWritable(source)
+            }
+            _ => Self::Io { doing, source },
+        }
+    }
+}
+
+impl From<ScanError> for OpenError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Newer { format, .. } => Self::newer(format),
+            ScanError::Io { source, .. } => Self::io("reading a log file", source),
+        }
+    }
+}
+
+/// A replica that was found. Its entries after `flushed` that are committed must be
+/// applied again; then it is as it was.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Which.
+    pub key: ReplicaKey,
+    /// Its log, with the hard state to go on with.
+    pub log: LogIndex,
+    /// The segments hold the state up to here (position, term).
+    pub flushed: (u64, u64),
+    /// Its segments by number.
+    pub segments: Vec<SegmentRef>,
+}
+
+/// A replica that must not be stepped: durable parts of its log are gone. Its data
+/// seeds a repair; with no peer to repair from, see
+/// [`accept_loss`](crate::loss::accept_loss).
+#[derive(Debug)]
+pub struct Damaged {
+    /// Which.
+    pub key: ReplicaKey,
+    /// Where and what.
+    pub damage: Damage,
+    /// What is left of it.
+    pub log: LogIndex,
+}
+
+/// An opened directory.
+pub struct Opened {
+    /// The log, for one thread.
+    pub log: Log,
+    /// The replicas that can go on, by shard.
+    pub replicas: BTreeMap<u16, Recovered>,
+    /// Those that cannot.
+    pub damaged: Vec<Damaged>,
+    /// What was found and done.
+    pub report: RecoveryReport,
+}
+
+/// The write-ahead log of a node. One thread owns it.
+pub struct Log {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    writer: Writer,
+    pool: Pool,
+    /// Files in use, the oldest first; the last one is written.
+    live: VecDeque<LiveFile>,
+    replicas: Replicas,
+    generation: u64,
+    poisoned: Option<String>,
+    /// Below the stop threshold, and not yet above the one to resume.
+    stopped: bool,
+    /// Files that had to be prepared while a commit waited.
+    stalls: u64,
+}
+
+/// Opens a data directory, or creates one in an empty directory.
+///
+/// Nothing is served from an unproven tail before it was written and synced again,
+/// so when this returns, what it returns is durable.
+///
+/// # Errors
+/// See [`OpenError`]. Damage to the log is no error: see [`Opened::damaged`].
+pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Opened, OpenError> {
+    check(&options)?;
+    let found = match recovery::find(&*storage, &options)? {
+        Some(found) => found,
+        None => create(&*storage, &options)?,
+    };
+    clean(&*storage, &found.leftovers)?;
+    let io = |error| OpenError::io("opening the log", error);
+    let mut log = Log {
+        writer: Writer::new(
+            Arc::clone(&storage),
+            found.place,
+            found.numbers,
+            options.plant,
+        )
+        .map_err(io)?,
+        pool: Pool::new(found.free, found.next_file),
+        live: found.live,
+        replicas: found.replayed.replicas,
+        generation: found.checkpoint.generation,
+        poisoned: None,
+        stopped: false,
+        stalls: 0,
+        storage,
+        options,
+    };
+    log.adopt_active();
+    log.fill_pool()?;
+    log.check_space()
+        .map_err(|error| OpenError::io("asking for free space", error))?;
+    let mut report = found.report;
+    if log.options.plant != Some(Plant::NoTailCopy) {
+        report.copied = found.tail.len();
+        log.copy_tail(&found.tail)?;
+    }
+    log.record_damage(&found.replayed.new_damage)?;
+    let mut logs = found.replayed.logs;
+    let mut opened = Opened {
+        replicas: BTreeMap::new(),
+        damaged: Vec::new(),
+        report,
+        log,
+    };
+    for (key, state) in &opened.log.replicas.all {
+        let log = logs.remove(key).unwrap_or_default();
+        match &state.damage {
+            None => {
+                opened
+                    .replicas
+                    .insert(key.shard, recovered(*key, state, log));
+            }
+            Some(damage) => {
+                opened.damaged.push(Damaged {
+                    key: *key,
+                    damage: damage.clone(),
+                    log,
+                });
+            }
+        }
+    }
+    Ok(opened)
+}
+
+fn recovered(key: ReplicaKey, state: &ReplicaState, log: LogIndex) -> Recovered {
+    let segments = state.segments.iter();
+    let segments = segments
+        .map(|(id, meta)| SegmentRef {
+            id: *id,
+            meta: meta.clone(),
+        })
+        .collect();
+    Recovered {
+        key,
+        log,
+        flushed: state.flushed,
+        segments,
+    }
+}
+
+fn check(options: &Options) -> Result<(), OpenError> {
+    let bytes = options.file_bytes;
+    if !bytes.is_multiple_of(BLOCK as u64) || !(32 << 10..=4 << 30).contains(&bytes) {
+        return Err(OpenError::Options(
+            "the size of a log file must be a multiple of 4096 from 32 KiB to 4 GiB",
+        ));
+    }
+    if options.budget_bytes / bytes < 6 {
+        return Err(OpenError::Options(
+            "the budget of the log must be at least six log files",
+        ));
+    }
+    if options.resume_free_bytes < options.stop_free_bytes {
+        return Err(OpenError::Options(
+            "the free bytes to resume at must not be below those to stop at",
+        ));
+    }
+    Ok(())
+}
+
+/// Creates the first checkpoint; log files come after it is durable.
+fn create(storage: &dyn Storage, options: &Options) -> Result<Found, OpenError> {
+    let io = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull => OpenError::DiskFull {
+            needed: options.file_bytes * (START_FILES as u64 + 1),
+        },
+        _ => OpenError::io("creating the data directory", error),
+    };
+    storage.create_dir(wal::DIRECTORY).map_err(io)?;
+    let checkpoint = Checkpoint {
+        generation: 2,
+        first_lsn: 1,
+        log_id: options.log_id,
+        epoch: 0,
+        ..Checkpoint::default()
+    };
+    manifest::create(storage, &checkpoint).map_err(io)?;
+    let log_id = checkpoint.log_id;
+    Ok(Found {
+        checkpoint,
+        replayed: recovery::replay::Replayed::default(),
+        live: VecDeque::new(),
+        free: Vec::new(),
+        leftovers: Vec::new(),
+        next_file: 0,
+        place: None,
+        numbers: Numbers {
+            log_id,
+            epoch: 0,
+            next_lsn: 1,
+            previous_lsn: 0,
+            synced_lsn: 0,
+        },
+        tail: Vec::new(),
+        report: RecoveryReport {
+            created: true,
+            ..RecoveryReport::default()
+        },
+    })
+}
+
+/// Removes files that were being prepared when the last run ended.
+fn clean(storage: &dyn Storage, leftovers: &[String]) -> Result<(), OpenError> {
+    for name in leftovers {
+        storage
+            .remove(&format!("{}/{name}", wal::DIRECTORY))
+            .map_err(|error| OpenError::io("removing an unfinished log file", error))?;
+    }
+    Ok(())
+}
+
+impl Log {
+    /// The file that is written counts as in use from the start.
+    fn adopt_active(&mut self) {
+        let numbers = self.writer.numbers();
+        if let Some(number) = self.writer.file() {
+            match self.live.iter().position(|file| file.number == number) {
+                None => self.live.push_back(LiveFile {
+                    number,
+                    first_lsn: numbers.next_lsn,
+                    last_lsn: numbers.next_lsn,
+                    claims: BTreeMap::new(),
+                }),
+                Some(at) => debug_assert_eq!(at + 1, self.live.len(), "the newest file is written"),
+            }
+        }
+    }
+
+    /// Makes sure that there is a file to write and the reserve. On a full disk the
+    /// node starts with what there is.
+    fn fill_pool(&mut self) -> Result<(), OpenError> {
+        let wanted = START_FILES - usize::from(self.writer.file().is_some());
+        while self.pool.len() < wanted {
+            match self.prepare_now() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(OpenError::io("preparing a log file", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the unproven tail again, in one frame: it counts as a whole or not.
+    fn copy_tail(&mut self, tail: &[TailRecord]) -> Result<(), OpenError> {
+        if tail.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<Record<'_>> = tail
+            .iter()
+            .map(|record| Record {
+                header: record.header,
+                body: &record.body,
+            })
+            .collect();
+        self.write_at_start(&records)
+    }
+
+    fn record_damage(
+        &mut self,
+        damaged: &std::collections::BTreeSet<ReplicaKey>,
+    ) -> Result<(), OpenError> {
+        let mut bodies = Vec::new();
+        for key in damaged {
+            let damage = self
+                .replicas
+                .all
+                .get(key)
+                .and_then(|state| state.damage.as_ref());
+            let damage = damage.expect("new damage is in the replica's state");
+            let mut body = Vec::new();
+            damage.encode(&mut body);
+            let header = RecordHeader {
+                shard: key.shard,
+                replica: key.replica,
+                kind: kind::DAMAGED,
+                position: damage.kept_to,
+                needs: 1,
+                ..RecordHeader::default()
+            };
+            bodies.push((header, body));
+        }
+        let records: Vec<Record<'_>> = bodies
+            .iter()
+            .map(|(header, body)| Record {
+                header: *header,
+                body,
+            })
+            .collect();
+        // At most a few hundred bytes a replica; in pieces that fit the smallest file.
+        records
+            .chunks(64)
+            .try_for_each(|piece| self.write_at_start(piece))
+    }
+
+    fn write_at_start(&mut self, records: &[Record<'_>]) -> Result<(), OpenError> {
+        match self.write_frame(records, true) {
+            Ok(_) => Ok(()),
+            Err(WriteError::NoFile) => Err(OpenError::DiskFull {
+                needed: self.options.file_bytes * START_FILES as u64,
+            }),
+            Err(WriteError::Disk(error)) => {
+                Err(OpenError::io("writing the log's tail again", error))
+            }
+        }
+    }
+}

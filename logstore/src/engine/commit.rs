@@ -1,0 +1,356 @@
+//! Commits: one frame, one write, one sync for whatever is in a batch.
+//!
+//! A batch that does not fit one frame is written as several, each synced before the
+//! next one is begun. What the batch changes is checked before anything is written,
+//! so an error that is not the disk's leaves the log as it was. Known limit: a batch
+//! of several frames is not atomic in a crash; its frames are, in order.
+
+use super::{
+    Append, Log,
+    append::{self, Bodies},
+};
+use crate::{
+    recovery::{self, LiveFile},
+    replicas::{ReplicaKey, ReplicaState},
+    wal::{
+        frame::{BLOCK, HEADER, MAX_FRAME_BYTES, RECORD, Record, frame_bytes},
+        writer::{WriteError, Written},
+    },
+};
+use std::{collections::BTreeMap, io};
+
+/// What a commit wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The last frame.
+    pub lsn: u64,
+    /// Frames written.
+    pub frames: u32,
+    /// Bytes written, padding included.
+    pub bytes: u64,
+}
+
+/// Why a batch is not durable.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk failed: nothing is known of this batch, and the log takes no other.
+    /// The node must stop.
+    #[error(
+        "the log's disk failed ({0}): nothing more can be made durable here; \
+             the node must stop and recover"
+    )]
+    Io(io::Error),
+    /// It failed before.
+    #[error("the log's disk failed earlier ({reason}): the node must stop and recover")]
+    Poisoned {
+        /// What happened then.
+        reason: String,
+    },
+    /// The disk is full. Nothing was written; control records may still be.
+    #[error("the disk is full ({free_bytes} bytes free): entries are refused until there is room")]
+    DiskFull {
+        /// Bytes free.
+        free_bytes: u64,
+    },
+    /// The log has reached its budget. Nothing was written: flush the shards of
+    /// [`Log::pins`], compact, and [`Log::reclaim`].
+    #[error("the log has reached its budget of {budget_bytes} bytes: shards must be flushed first")]
+    Full {
+        /// The budget.
+        budget_bytes: u64,
+    },
+    /// An entry is too large for any frame. Nothing was written.
+    #[error("an entry of {bytes} bytes; at most {most} fit a frame of the log")]
+    TooLarge {
+        /// The entry's.
+        bytes: usize,
+        /// See [`Log::max_entry_bytes`].
+        most: usize,
+    },
+    /// The batch contradicts what the log says. Nothing was written.
+    #[error("shard {}, replica {}: {what}", key.shard, key.replica)]
+    Refused {
+        /// Whose.
+        key: ReplicaKey,
+        /// Why.
+        what: &'static str,
+    },
+}
+
+impl Log {
+    /// Makes a batch durable: when this returns `Ok`, it is. An empty batch is.
+    ///
+    /// # Errors
+    /// See [`LogError`]. After [`LogError::Io`] the log is poisoned for ever.
+    pub fn commit(&mut self, batch: &[Append]) -> Result<Committed, LogError> {
+        self.check_poison()?;
+        self.check(batch)?;
+        let control = !batch
+            .iter()
+            .any(|append| matches!(append, Append::Entries { .. }));
+        if !control && self.stopped {
+            return Err(LogError::DiskFull {
+                free_bytes: self.storage.free_bytes().unwrap_or(0),
+            });
+        }
+        let mut bodies = Bodies::default();
+        let records = append::records(batch, &mut bodies);
+        let frames = self.frames(&records)?;
+        self.make_room(&frames, &records, control)?;
+        let mut committed = Committed {
+            lsn: self.writer.last_lsn(),
+            ..Committed::default()
+        };
+        for frame in frames {
+            let written =
+                self.write_frame(&records[frame], control)
+                    .map_err(|error| match error {
+                        WriteError::NoFile => LogError::Full {
+                            budget_bytes: self.options.budget_bytes,
+                        },
+                        WriteError::Disk(error) => LogError::Io(error),
+                    })?;
+            committed.lsn = written.lsn;
+            committed.frames += 1;
+            committed.bytes += written.bytes;
+        }
+        Ok(committed)
+    }
+
+    /// Writes an empty frame, which proves that the one before it was durable.
+    /// Called a few milliseconds after a burst: until then, damage to the last frame
+    /// could not be told from a torn write. False if there is nothing to prove.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn prove(&mut self) -> Result<bool, LogError> {
+        self.check_poison()?;
+        if self.writer.is_proven() {
+            return Ok(false);
+        }
+        match self.write_frame(&[], true) {
+            Ok(_) => Ok(true),
+            // An empty frame is not worth the reserve.
+            Err(WriteError::NoFile) => Ok(false),
+            Err(WriteError::Disk(error)) => Err(LogError::Io(error)),
+        }
+    }
+
+    /// The largest entry that can be committed.
+    #[must_use]
+    pub fn max_entry_bytes(&self) -> usize {
+        self.max_frame_bytes() - HEADER - RECORD
+    }
+
+    /// The number for a replica that is created next.
+    #[must_use]
+    pub fn next_replica(&self) -> u32 {
+        self.replicas.next_replica
+    }
+
+    /// What the log says of a replica.
+    #[must_use]
+    pub fn replica(&self, key: ReplicaKey) -> Option<&ReplicaState> {
+        self.replicas.all.get(&key)
+    }
+
+    /// Why the log takes nothing more, if it does not.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poisoned.as_deref()
+    }
+
+    pub(super) fn max_frame_bytes(&self) -> usize {
+        // Half a file at most, so that a start can always write a frame again.
+        let half = usize::try_from(self.options.file_bytes / 2).unwrap_or(usize::MAX);
+        MAX_FRAME_BYTES.min(half / BLOCK * BLOCK)
+    }
+
+    pub(super) fn check_poison(&self) -> Result<(), LogError> {
+        match &self.poisoned {
+            Some(reason) => Err(LogError::Poisoned {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what contradicts the log, before anything is written.
+    fn check(&self, batch: &[Append]) -> Result<(), LogError> {
+        // Replicas that this same batch creates (true) or retires (false).
+        let mut changed: BTreeMap<ReplicaKey, bool> = BTreeMap::new();
+        let mut next_replica = self.replicas.next_replica;
+        for append in batch {
+            let key = append.key();
+            let refused = |what| Err(LogError::Refused { key, what });
+            let state = self.replicas.all.get(&key);
+            let exists = changed.get(&key).copied().unwrap_or(state.is_some());
+            if let Append::CreateReplica { .. } = append {
+                if key.replica < next_replica {
+                    return refused("a number that was given out before");
+                }
+                next_replica = key.replica + 1;
+                let live = self.replicas.live(key.shard).map(|(live, _)| live);
+                let twice = changed
+                    .iter()
+                    .any(|(other, made)| *made && other.shard == key.shard);
+                if twice || live.is_some_and(|live| changed.get(&live) != Some(&false)) {
+                    return refused("the shard has a live replica already");
+                }
+                changed.insert(key, true);
+                continue;
+            }
+            if !exists {
+                return refused("there is no such replica");
+            }
+            let damaged = state.is_some_and(|state| state.damage.is_some());
+            match append {
+                Append::RetireReplica { .. } => {
+                    changed.insert(key, false);
+                }
+                Append::LossAccepted { .. } if !damaged => {
+                    return refused("nothing was lost, so no loss can be accepted");
+                }
+                Append::LossAccepted { .. } => {}
+                _ if damaged => return refused("it is damaged, and takes nothing more"),
+                Append::CompactedTo { position, .. } => {
+                    let flushed = batch.iter().filter_map(|other| match other {
+                        Append::Segments {
+                            key: of, position, ..
+                        } if *of == key => Some(*position),
+                        _ => None,
+                    });
+                    let flushed = flushed.max().max(state.map(|state| state.flushed.0));
+                    if flushed.unwrap_or(0) < *position {
+                        return refused("compacting entries that were not flushed");
+                    }
+                }
+                Append::Entries { entries, .. }
+                    if entries
+                        .windows(2)
+                        .any(|two| two[1].position != two[0].position + 1) =>
+                {
+                    return refused("positions of a batch must follow each other");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts records into frames.
+    fn frames(&self, records: &[Record<'_>]) -> Result<Vec<std::ops::Range<usize>>, LogError> {
+        let most = self.max_frame_bytes();
+        let mut frames = Vec::with_capacity(1);
+        let mut start = 0;
+        let mut bytes = HEADER;
+        for (index, record) in records.iter().enumerate() {
+            let record_bytes = RECORD + record.body.len();
+            if HEADER + record_bytes > most {
+                let most = self.max_entry_bytes();
+                return Err(LogError::TooLarge {
+                    bytes: record.body.len(),
+                    most,
+                });
+            }
+            if bytes + record_bytes > most {
+                frames.push(start..index);
+                (start, bytes) = (index, HEADER);
+            }
+            bytes += record_bytes;
+        }
+        if start < records.len() {
+            frames.push(start..records.len());
+        }
+        Ok(frames)
+    }
+
+    /// Makes sure that there are files for frames before the first is written.
+    fn make_room(
+        &mut self,
+        frames: &[std::ops::Range<usize>],
+        records: &[Record<'_>],
+        control: bool,
+    ) -> Result<(), LogError> {
+        let sizes = frames.iter().map(|frame| {
+            let records = &records[frame.clone()];
+            frame_bytes(
+                records.len(),
+                records.iter().map(|record| record.body.len()).sum(),
+            )
+        });
+        let needed = self.writer.files_needed(sizes, self.options.file_bytes);
+        while self.pool.available(control) < needed {
+            let all = (self.live.len() + self.pool.len() + 1) as u64;
+            if all * self.options.file_bytes > self.options.budget_bytes {
+                return Err(LogError::Full {
+                    budget_bytes: self.options.budget_bytes,
+                });
+            }
+            self.stalls += 1;
+            match self.prepare_now() {
+                Ok(()) => {}
+                // A file that never was ready holds nothing: whatever happened to it,
+                // the log is as it was.
+                Err(_) => {
+                    let free_bytes = self.storage.free_bytes().unwrap_or(0);
+                    return Err(LogError::DiskFull { free_bytes });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn prepare_now(&mut self) -> io::Result<()> {
+        let number = self.pool.next_file;
+        self.pool.next_file += 1;
+        let job = self.pool.job(&self.storage, number, &self.options);
+        let file = job.run()?;
+        self.pool.put(file.number);
+        Ok(())
+    }
+
+    /// Writes one frame and takes over what it says.
+    pub(super) fn write_frame(
+        &mut self,
+        records: &[Record<'_>],
+        control: bool,
+    ) -> Result<Written, WriteError> {
+        let first_lsn = self.writer.numbers().next_lsn;
+        let written = self.writer.write(records, &mut self.pool, control);
+        let written = match written {
+            Err(WriteError::Disk(error)) => {
+                self.poisoned = Some(error.to_string());
+                return Err(WriteError::Disk(error));
+            }
+            other => other?,
+        };
+        if let Some(number) = written.took {
+            if let Some(full) = self.live.back_mut() {
+                // The link.
+                full.last_lsn = full.last_lsn.max(first_lsn);
+            }
+            let claims = BTreeMap::new();
+            let lsn = written.lsn;
+            self.live.push_back(LiveFile {
+                number,
+                first_lsn: lsn,
+                last_lsn: lsn,
+                claims,
+            });
+        }
+        let file = self
+            .live
+            .back_mut()
+            .expect("a frame was written to some file");
+        file.last_lsn = written.lsn;
+        for record in records {
+            recovery::claim(&mut file.claims, &record.header);
+            let applied = self
+                .replicas
+                .apply(written.lsn, &record.header, record.body);
+            debug_assert!(applied.is_ok(), "the batch was checked: {applied:?}");
+        }
+        Ok(written)
+    }
+}

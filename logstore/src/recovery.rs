@@ -1,0 +1,287 @@
+//! Finds out, without writing anything, what a data directory holds.
+//!
+//! The newest sound checkpoint of the manifest, then all frames of the log from
+//! there on, then the order in which their records count ([`chain`]), then what they
+//! add up to ([`replay`]). What must be written before the log may be used again is
+//! part of the answer, for [`open`](crate::engine::open) to write. Known limit: a
+//! frame that was acknowledged and then destroyed within 5 ms, before the next one
+//! proved it, looks like a torn write.
+
+pub(crate) mod chain;
+pub(crate) mod replay;
+
+use crate::{
+    engine::{OpenError, Options},
+    manifest::{self, Checkpoint, Slot},
+    plant::Plant,
+    recovery::{
+        chain::Chain,
+        replay::{Replayed, TailRecord},
+    },
+    replicas::ReplicaKey,
+    storage::Storage,
+    wal::{
+        self,
+        frame::LINK,
+        pool::RESERVE,
+        scan::{self, First, ScannedFile, Wanted},
+        writer::{Numbers, Place},
+    },
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A file that the log needs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LiveFile {
+    pub(crate) number: u32,
+    pub(crate) first_lsn: u64,
+    pub(crate) last_lsn: u64,
+    /// The highest position of each replica in it.
+    pub(crate) claims: BTreeMap<ReplicaKey, u64>,
+}
+
+/// What a start found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The directory was new.
+    pub created: bool,
+    /// Log files read.
+    pub files: usize,
+    /// Frames that count.
+    pub frames: usize,
+    /// Records in them.
+    pub records: usize,
+    /// Frames of a torn tail that were cut away; they were never acknowledged.
+    pub torn_frames: usize,
+    /// Records of the unproven tail that were written again.
+    pub copied: usize,
+    /// A slot of the manifest that could not be read; the other one was used.
+    pub unreadable_slot: Option<String>,
+}
+
+/// What a directory holds, and where its log goes on.
+pub(crate) struct Found {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) replayed: Replayed,
+    pub(crate) live: VecDeque<LiveFile>,
+    pub(crate) free: Vec<u32>,
+    /// Names in the log's directory that are of no use.
+    pub(crate) leftovers: Vec<String>,
+    pub(crate) next_file: u32,
+    pub(crate) place: Option<Place>,
+    pub(crate) numbers: Numbers,
+    pub(crate) tail: Vec<TailRecord>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Reads a directory; `None` if it is new.
+pub(crate) fn find(storage: &dyn Storage, options: &Options) -> Result<Option<Found>, OpenError> {
+    let names = match storage.list(wal::DIRECTORY) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(OpenError::io("listing the log's directory", error)),
+    };
+    let (checkpoint, unreadable_slot) = match read_manifest(storage, !names.is_empty())? {
+        Some(read) => read,
+        None => return Ok(None),
+    };
+    let wanted = Wanted {
+        log_id: checkpoint.log_id,
+        first_lsn: checkpoint.first_lsn,
+        check_lengths: options.plant != Some(Plant::CrcWithoutLength),
+        check_bodies: options.plant != Some(Plant::BodyUnchecked),
+    };
+    let numbers: BTreeSet<u32> = names
+        .iter()
+        .filter_map(|name| wal::file_number(name))
+        .collect();
+    let files = scan_files(storage, &numbers, &checkpoint, wanted, options.scan_threads)?;
+    let chain = Chain::new(&files, &checkpoint, options.plant);
+    let replayed = replay::replay(&files, &chain, &checkpoint, options.plant)?;
+    let live = live_files(&files, &chain);
+    let used: BTreeSet<u32> = live.iter().map(|file| file.number).collect();
+
+    let mut leftovers: Vec<String> = names
+        .iter()
+        .filter(|name| wal::file_number(name).is_none())
+        .cloned()
+        .collect();
+    let mut free = Vec::new();
+    for number in numbers.difference(&used) {
+        let path = wal::file_path(*number);
+        let file = storage
+            .open(&path)
+            .map_err(|error| OpenError::io("opening a log file", error))?;
+        let len = file
+            .len()
+            .map_err(|error| OpenError::io("measuring a log file", error))?;
+        if len == options.file_bytes {
+            free.push(*number);
+        } else {
+            leftovers.push(format!("{number:08}.wal"));
+        }
+    }
+    let place = place(&files, &chain, &mut free, replayed.new_damage.is_empty());
+    let report = RecoveryReport {
+        created: false,
+        files: files.len(),
+        frames: chain.frames.len(),
+        records: chain
+            .frames
+            .iter()
+            .map(|at| files[at.file].frames[at.frame].records.len())
+            .sum(),
+        torn_frames: chain.torn,
+        copied: 0,
+        unreadable_slot,
+    };
+    let next_file = numbers
+        .last()
+        .map_or(0, |last| last + 1)
+        .max(checkpoint.next_file);
+    let tail = chain.tail(&files);
+    Ok(Some(Found {
+        numbers: chain.numbers(&files, &checkpoint),
+        tail,
+        checkpoint,
+        replayed,
+        live,
+        free,
+        leftovers,
+        next_file,
+        place,
+        report,
+    }))
+}
+
+type Read = (Checkpoint, Option<String>);
+
+/// The newest sound checkpoint; `None` if the directory is new.
+fn read_manifest(storage: &dyn Storage, any_log: bool) -> Result<Option<Read>, OpenError> {
+    let slots =
+        manifest::read(storage).map_err(|error| OpenError::io("reading the manifest", error))?;
+    let mut best: Option<Checkpoint> = None;
+    let mut unreadable = None;
+    for (slot, name) in slots.into_iter().zip(manifest::SLOTS) {
+        match slot {
+            Slot::Empty => {}
+            Slot::Newer(found) => return Err(OpenError::newer(found)),
+            Slot::Unreadable(reason) => unreadable = Some(format!("{name}: {reason}")),
+            Slot::Valid(checkpoint) => {
+                if best
+                    .as_ref()
+                    .is_none_or(|best| best.generation < checkpoint.generation)
+                {
+                    best = Some(*checkpoint);
+                }
+            }
+        }
+    }
+    match best {
+        Some(best) => Ok(Some((best, unreadable))),
+        // Log files are created only after the first checkpoint is durable, so
+        // without any an unreadable slot is a first start that was cut short.
+        None if !any_log => Ok(None),
+        None => Err(OpenError::Manifest {
+            reason: unreadable
+                .unwrap_or_else(|| "both slots are empty, and there is a log".to_owned()),
+        }),
+    }
+}
+
+/// Scans every file that holds wanted frames or may hold them.
+fn scan_files(
+    storage: &dyn Storage,
+    numbers: &BTreeSet<u32>,
+    checkpoint: &Checkpoint,
+    wanted: Wanted,
+    threads: usize,
+) -> Result<Vec<ScannedFile>, OpenError> {
+    let mut waiting = BTreeSet::new();
+    for number in numbers {
+        let first = scan::first(storage, *number, wanted)?;
+        if first != First::Other || *number == checkpoint.first_file {
+            waiting.insert(*number);
+        }
+    }
+    let mut files: Vec<ScannedFile> = Vec::new();
+    while !waiting.is_empty() {
+        let batch: Vec<u32> = std::mem::take(&mut waiting).into_iter().collect();
+        files.extend(scan::scan_all(storage, &batch, wanted, threads)?);
+        // The first frame of the next file may be the one that is damaged.
+        for frame in files.iter().flat_map(|file| &file.frames) {
+            let next = frame.header.next_file;
+            let linked = frame.header.flags & LINK != 0 && numbers.contains(&next);
+            if linked && files.iter().all(|file| file.number != next) {
+                waiting.insert(next);
+            }
+        }
+    }
+    files.sort_by_key(|file| file.number);
+    Ok(files)
+}
+
+fn live_files(files: &[ScannedFile], chain: &Chain) -> VecDeque<LiveFile> {
+    let mut live: BTreeMap<usize, LiveFile> = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        if let (Some(first), Some(last)) = (file.frames.first(), file.frames.last()) {
+            live.insert(
+                index,
+                LiveFile {
+                    number: file.number,
+                    first_lsn: first.header.lsn,
+                    last_lsn: last.header.lsn,
+                    claims: BTreeMap::new(),
+                },
+            );
+        }
+    }
+    for at in &chain.frames {
+        let file = live
+            .get_mut(&at.file)
+            .expect("the chain's frames are in these files");
+        for record in &files[at.file].records[files[at.file].frames[at.frame].records.clone()] {
+            claim(&mut file.claims, &record.header);
+        }
+    }
+    let mut live: Vec<LiveFile> = live.into_values().collect();
+    live.sort_by_key(|file| file.first_lsn);
+    live.into()
+}
+
+/// Notes that a file holds an entry.
+pub(crate) fn claim(claims: &mut BTreeMap<ReplicaKey, u64>, header: &wal::frame::RecordHeader) {
+    if header.kind == wal::frame::kind::ENTRY {
+        let key = ReplicaKey {
+            shard: header.shard,
+            replica: header.replica,
+        };
+        let highest = claims.entry(key).or_insert(0);
+        *highest = header.position.max(*highest);
+    }
+}
+
+/// Where the next frame goes: behind the last one, or at the beginning of the file
+/// that the last one links to. Behind damage nothing is written, it may be evidence.
+fn place(files: &[ScannedFile], chain: &Chain, free: &mut Vec<u32>, sound: bool) -> Option<Place> {
+    let at = chain.frames.last().filter(|_| sound)?;
+    let file = &files[at.file];
+    let frame = &file.frames[at.frame];
+    if frame.header.flags & LINK == 0 {
+        return Some(Place {
+            file: file.number,
+            offset: frame.offset + frame.bytes,
+        });
+    }
+    // The linked file may hold frames that were cut; then it is not free.
+    let next = free
+        .iter()
+        .position(|number| *number == frame.header.next_file)?;
+    Some(Place {
+        file: free.remove(next),
+        offset: 0,
+    })
+}
+
+/// Files that a start wants ready: one to write and the reserve.
+pub(crate) const START_FILES: usize = RESERVE + 1;

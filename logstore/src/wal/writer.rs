@@ -1,0 +1,220 @@
+//! Puts frames down, one write and one sync each, and takes the next file when one
+//! is full.
+//!
+//! A frame is written only after the one before it was synced, so at most one frame
+//! of the log is ever unproven. The first error of a write or sync poisons the
+//! writer for ever: after a failed sync nobody knows what the disk has. Known limit:
+//! a frame is at least one block, also for a single small record.
+
+use crate::{
+    plant::Plant,
+    storage::{File, Storage},
+    wal::{
+        self,
+        frame::{self, BLOCK, FrameHeader, LINK, Record},
+        pool::Pool,
+    },
+};
+use std::{io, sync::Arc};
+
+/// Where the log goes on.
+pub(crate) struct Place {
+    pub(crate) file: u32,
+    pub(crate) offset: u64,
+}
+
+/// Where numbering goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    pub(crate) log_id: u64,
+    pub(crate) epoch: u64,
+    /// The next frame's.
+    pub(crate) next_lsn: u64,
+    /// What the next frame names as the one before it.
+    pub(crate) previous_lsn: u64,
+    pub(crate) synced_lsn: u64,
+}
+
+/// Why a frame was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// No empty file may be taken; nothing was written.
+    NoFile,
+    /// The disk failed, now or before.
+    Disk(io::Error),
+}
+
+/// What a frame became.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) lsn: u64,
+    pub(crate) bytes: u64,
+    /// Set if a file was taken for it.
+    pub(crate) took: Option<u32>,
+}
+
+struct Active {
+    number: u32,
+    file: Arc<dyn File>,
+    offset: u64,
+    len: u64,
+}
+
+/// The end of the log.
+pub(crate) struct Writer {
+    storage: Arc<dyn Storage>,
+    active: Option<Active>,
+    numbers: Numbers,
+    buffer: Vec<u8>,
+    /// Whether the last frame holds nothing that needs proof.
+    proven: bool,
+    plant: Option<Plant>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        place: Option<Place>,
+        numbers: Numbers,
+        plant: Option<Plant>,
+    ) -> io::Result<Self> {
+        let active = match place {
+            None => None,
+            Some(place) => {
+                let file = storage.open(&wal::file_path(place.file))?;
+                let len = file.len()?;
+                Some(Active {
+                    number: place.file,
+                    file,
+                    offset: place.offset,
+                    len,
+                })
+            }
+        };
+        Ok(Self {
+            storage,
+            active,
+            numbers,
+            buffer: Vec::new(),
+            proven: true,
+            plant,
+        })
+    }
+
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// The file that is written.
+    pub(crate) fn file(&self) -> Option<u32> {
+        self.active.as_ref().map(|active| active.number)
+    }
+
+    /// The last frame that was written and synced; 0 before the first.
+    pub(crate) fn last_lsn(&self) -> u64 {
+        self.numbers.synced_lsn
+    }
+
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// How many files frames of these sizes will take, of files with `file_bytes`.
+    pub(crate) fn files_needed(
+        &self,
+        frames: impl Iterator<Item = usize>,
+        file_bytes: u64,
+    ) -> usize {
+        let mut left = self
+            .active
+            .as_ref()
+            .map_or(0, |active| active.len - active.offset);
+        let mut files = 0;
+        for bytes in frames {
+            let bytes = bytes as u64;
+            if bytes + BLOCK as u64 > left {
+                files += 1;
+                left = file_bytes;
+            }
+            left = left.saturating_sub(bytes);
+        }
+        files
+    }
+
+    /// Writes one frame and syncs it.
+    pub(crate) fn write(
+        &mut self,
+        records: &[Record<'_>],
+        pool: &mut Pool,
+        control: bool,
+    ) -> Result<Written, WriteError> {
+        let body_bytes = records.iter().map(|record| record.body.len()).sum();
+        let bytes = frame::frame_bytes(records.len(), body_bytes) as u64;
+        let mut took = None;
+        if self
+            .active
+            .as_ref()
+            .is_none_or(|a| a.offset + bytes + BLOCK as u64 > a.len)
+        {
+            let number = pool.take(control).ok_or(WriteError::NoFile)?;
+            self.roll(number).map_err(WriteError::Disk)?;
+            took = Some(number);
+        }
+        let lsn = self.put(0, 0, records).map_err(WriteError::Disk)?;
+        self.proven = records.is_empty();
+        Ok(Written { lsn, bytes, took })
+    }
+
+    /// Leaves a link behind in the full file, which proves its last frame too, and
+    /// goes on in another.
+    fn roll(&mut self, number: u32) -> io::Result<()> {
+        if self.active.is_some() {
+            self.put(LINK, number, &[])?;
+        }
+        let file = self.storage.open(&wal::file_path(number))?;
+        let len = file.len()?;
+        self.numbers.epoch += 1;
+        self.active = Some(Active {
+            number,
+            file,
+            offset: 0,
+            len,
+        });
+        Ok(())
+    }
+
+    fn put(&mut self, flags: u16, next_file: u32, records: &[Record<'_>]) -> io::Result<u64> {
+        let active = self
+            .active
+            .as_mut()
+            .expect("a file is taken before a frame is put");
+        let numbers = &mut self.numbers;
+        let header = FrameHeader {
+            flags,
+            epoch: numbers.epoch,
+            lsn: numbers.next_lsn,
+            previous_lsn: numbers.previous_lsn,
+            synced_lsn: numbers.synced_lsn,
+            file: active.number,
+            block: u32::try_from(active.offset / BLOCK as u64).map_err(io::Error::other)?,
+            next_file,
+            log_id: numbers.log_id,
+            ..FrameHeader::default()
+        };
+        frame::encode(&mut self.buffer, header, records);
+        active.file.write_at(&self.buffer, active.offset)?;
+        match self.plant {
+            Some(Plant::AckBeforeSync) => {}
+            Some(Plant::RetrySync) => active.file.sync().or_else(|_| active.file.sync())?,
+            _ => active.file.sync()?,
+        }
+        active.offset += self.buffer.len() as u64;
+        numbers.synced_lsn = numbers.next_lsn;
+        numbers.previous_lsn = numbers.next_lsn;
+        numbers.next_lsn += 1;
+        if self.buffer.capacity() > 1 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(header.lsn)
+    }
+}
