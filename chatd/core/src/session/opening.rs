@@ -204,7 +204,7 @@ impl Session {
     }
 
     /// generation · MAC(user, device, generation).
-    fn resume_token(&self, user: UserId, generation: u32) -> Bytes {
+    pub(super) fn resume_token(&self, user: UserId, generation: u32) -> Bytes {
         let mut said = [0; 20];
         said[..8].copy_from_slice(&user.0.to_be_bytes());
         said[8..16].copy_from_slice(&self.device.0.to_be_bytes());
