@@ -31,6 +31,8 @@ pub mod step;
 mod attach;
 mod dedup;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod world;
 
 pub use entry::{Cache, Entry};

@@ -187,6 +187,38 @@ impl World {
         all
     }
 
+    /// What the log of a shard gives when consecutive commands of one time share
+    /// entries of these sizes, over a cache of so many slots.
+    pub(crate) fn replayed(&self, shard: ShardId, cuts: &[usize], slots: usize) -> MemoryStore {
+        let mut world = Self::bare(self.settings.clone());
+        world.caches.insert(shard, Cache::new(slots));
+        let mut sizes = cuts.iter().copied().cycle();
+        let mut part: Vec<(Command, Bytes)> = Vec::new();
+        let mut size = sizes.next().unwrap();
+        for entry in self.stores[&shard].log() {
+            let batch = command::decode(&entry.payload).unwrap();
+            let now = (batch.ts_ms, batch.epoch);
+            if part.len() >= size || (world.ts_ms, world.epoch) != now {
+                if !part.is_empty() {
+                    world.apply_all(shard, std::mem::take(&mut part));
+                }
+                size = sizes.next().unwrap();
+                (world.ts_ms, world.epoch) = now;
+            }
+            part.extend(
+                batch
+                    .items
+                    .into_iter()
+                    .flatten()
+                    .map(|item| (item.command, item.body)),
+            );
+        }
+        if !part.is_empty() {
+            world.apply_all(shard, part);
+        }
+        world.stores.remove(&shard).unwrap()
+    }
+
     /// Writes rows as no command would.
     pub(crate) fn write(&mut self, shard: ShardId, writes: Vec<crate::store::Write>) {
         let store = self.stores.get_mut(&shard).unwrap();
@@ -199,6 +231,19 @@ impl World {
         }]);
         store.apply(position, writes);
         self.caches.insert(shard, Cache::new(8));
+    }
+
+    /// Puts an earlier state of a shard in place of the present one.
+    pub(crate) fn replace(&mut self, shard: ShardId, store: MemoryStore) {
+        self.stores.insert(shard, store);
+        self.caches.insert(shard, Cache::new(8));
+    }
+
+    /// The same, of all shards.
+    pub(crate) fn restore(&mut self, stores: BTreeMap<ShardId, MemoryStore>) {
+        for (shard, store) in stores {
+            self.replace(shard, store);
+        }
     }
 
     pub(crate) fn send_command(&self, from: &Person, to: u64, id: ClientId) -> command::Send {

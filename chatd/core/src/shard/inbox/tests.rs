@@ -44,7 +44,7 @@ fn a_message_by_name_makes_the_inbox_and_both_sides_have_it() {
 fn a_retry_gets_the_first_answer_and_changes_nothing() {
     let (mut world, alice, bob) = two();
     let id = world.id();
-    let send = command::Send {
+    let send = Send {
         to_name: Some("bob".into()),
         ..world.send_command(&alice, bob.user().0, id)
     };
@@ -69,7 +69,7 @@ fn a_retry_gets_the_first_answer_and_changes_nothing() {
 fn a_retry_in_the_same_entry_is_seen_as_one() {
     let (mut world, alice, bob) = two();
     let id = world.id();
-    let send = command::Send {
+    let send = Send {
         to_name: Some("bob".into()),
         ..world.send_command(&alice, bob.user().0, id)
     };
