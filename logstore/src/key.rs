@@ -197,6 +197,15 @@ impl fmt::Debug for Key {
     }
 }
 
+/// The direction of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Lowest key first.
+    Rising,
+    /// Highest key first.
+    Falling,
+}
+
 /// A row as it is read: owned bytes, verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {

@@ -6,7 +6,10 @@
 //! reads no clock and has no threads: callers own them (only the scan of a start uses
 //! a few, as many as it is told).
 
+pub mod cache;
 pub mod engine;
+pub mod flush;
+pub mod inspect;
 pub mod key;
 pub mod log_index;
 pub mod loss;
@@ -17,6 +20,7 @@ pub mod plant;
 pub mod reads;
 pub mod recovery;
 pub mod replicas;
+pub mod segment;
 pub mod shard;
 pub mod storage;
 pub mod wal;

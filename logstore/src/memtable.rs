@@ -220,10 +220,6 @@ impl Memtable {
         self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// The first position that was applied here.
     pub(crate) fn first_position(&self) -> Option<u64> {
         self.first

@@ -5,21 +5,20 @@
 //! A merge holds one position a layer and nothing else; what it returns is bounded
 //! by the caller's `limit`.
 
-pub use crate::memtable::Span;
+pub use crate::{key::Order, memtable::Span, segment::ReadError};
 use crate::{
     key::{Key, Row, Shape},
     memtable::{Memtable, Seen},
+    segment::{
+        cursor::{GroupCursor, RowCursor},
+        reader::Segment,
+    },
 };
-use std::{collections::BTreeSet, sync::Arc};
-
-/// The direction of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Lowest key first.
-    Rising,
-    /// Highest key first.
-    Falling,
-}
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A conversation of an inbox, as a list of them shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,37 +31,12 @@ pub struct GroupHead {
     pub family: u8,
 }
 
-/// Why a read gave no answer. None of these means that a row is absent.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// A block of a segment is not what was written: repair it from a peer, or
-    /// fence the shard.
-    #[error(
-        "block {block} of {segment} is damaged ({reason}): repair the shard from a peer, or look at the file with `chatctl inspect`"
-    )]
-    Damaged {
-        /// The file.
-        segment: String,
-        /// The number of the block in it, or [`u32::MAX`] for its footer.
-        block: u32,
-        /// What did not fit.
-        reason: &'static str,
-    },
-    /// The file could not be opened or mapped.
-    #[error("cannot open {segment}: {source}")]
-    Open {
-        /// The file.
-        segment: String,
-        /// What the disk said.
-        source: std::io::Error,
-    },
-}
-
 /// A memtable that takes no more writes, until it is a segment.
 pub(crate) struct Frozen {
     pub(crate) table: Memtable,
-    /// The highest position whose writes may be in it.
+    /// The highest position whose writes may be in it, and its term.
     pub(crate) position: u64,
+    pub(crate) term: u64,
 }
 
 /// The immutable layers of a shard at one moment. Cheap to clone and to send to
@@ -70,8 +44,10 @@ pub(crate) struct Frozen {
 /// applied after the last freeze.
 #[derive(Clone, Default)]
 pub struct SegmentReader {
-    /// Oldest first.
+    /// Oldest first; newer than all segments.
     pub(crate) frozen: Vec<Arc<Frozen>>,
+    /// Oldest first.
+    pub(crate) segments: Arc<Vec<Arc<Segment>>>,
     pub(crate) generation: u64,
 }
 
@@ -157,9 +133,19 @@ impl<'a> View<'a> {
         self.active.into_iter().chain(frozen)
     }
 
+    /// Newest first.
+    fn segments(self) -> impl Iterator<Item = &'a Arc<Segment>> {
+        self.sealed.segments.iter().rev()
+    }
+
     pub(crate) fn get(self, key: &Key) -> Result<Option<Row>, ReadError> {
         if let Some(seen) = self.memtables().find_map(|table| table.get(key)) {
             return Ok(seen.row());
+        }
+        for segment in self.segments() {
+            if let Some(row) = segment.get(key)? {
+                return Ok(row);
+            }
         }
         Ok(None)
     }
@@ -171,17 +157,21 @@ impl<'a> View<'a> {
         order: Order,
         limit: usize,
     ) -> Result<Vec<(Key, Row)>, ReadError> {
-        let mut layers: Vec<_> = self
+        let memory = self
             .memtables()
-            .map(|table| Layer::new(table, from, to, order))
-            .collect();
+            .map(|table| Layer::new(table, from, to, order));
+        let mut layers: Vec<_> = memory.collect();
+        for segment in self.segments() {
+            let cursors = RowCursor::open(segment, from, to, order)?;
+            layers.extend(cursors.into_iter().map(Layer::Segment));
+        }
         let mut rows = Vec::new();
         while rows.len() < limit {
-            let next = layers.iter().filter_map(|layer| layer.key());
+            let keys = layers.iter().filter_map(Layer::key);
             let next = if order == Order::Rising {
-                next.min()
+                keys.min()
             } else {
-                next.max()
+                keys.max()
             };
             let Some(next) = next else { break };
             let mut newest = true;
@@ -199,12 +189,16 @@ impl<'a> View<'a> {
     pub(crate) fn count(self, from: &Key, to: &Key) -> Result<u64, ReadError> {
         assert!(
             from.shape() == Shape::Posting && to.family == from.family && to.inbox == from.inbox,
-            "only postings of one inbox are counted"
+            "only postings of one family of one inbox are counted"
         );
-        Ok(self
+        let memory = self
             .memtables()
-            .map(|table| table.range(from, to).count() as u64)
-            .sum())
+            .map(|table| table.range(from, to).count() as u64);
+        let mut count = memory.sum();
+        for segment in self.segments() {
+            count += segment.count(from, to)?;
+        }
+        Ok(count)
     }
 
     pub(crate) fn groups(
@@ -220,14 +214,19 @@ impl<'a> View<'a> {
                 self.memtables()
                     .map(|table| List::memory(table, inbox, family)),
             );
+            for segment in self.segments() {
+                if let Some(cursor) = GroupCursor::open(segment, inbox, family)? {
+                    lists.push(List::segment(cursor, family)?);
+                }
+            }
         }
         let mut seen = BTreeSet::new();
         let mut heads = Vec::new();
         while heads.len() < limit {
-            // The lowest family of those that have the highest order; a list that is
-            // empty takes no part.
+            // The lowest family of those that have the highest order; a list that has
+            // ended takes no part.
             let next = lists.iter_mut().filter(|list| list.head.is_some());
-            let next = next.max_by_key(|list| (list.head, std::cmp::Reverse(list.family)));
+            let next = next.max_by_key(|list| (list.head, Reverse(list.family)));
             let Some(list) = next else { break };
             let Some((order, group)) = list.head else {
                 break;
@@ -257,14 +256,19 @@ impl<'a> View<'a> {
             crate::key::shape(family) == Shape::Append,
             "spans are of append families"
         );
-        let mut spans = std::collections::BTreeMap::<u64, Span>::new();
-        let found = self
+        let mut spans = BTreeMap::<u64, Span>::new();
+        let memory = self
             .memtables()
-            .flat_map(|table| table.spans(from, to, family, limit));
-        for span in found {
-            let known = spans.entry(span.inbox).or_insert(span);
-            known.first = known.first.min(span.first);
-            known.last = known.last.max(span.last);
+            .map(|table| Ok(table.spans(from, to, family, limit)));
+        let sealed = self
+            .segments()
+            .map(|segment| segment.spans(from, to, family, limit));
+        for found in memory.chain(sealed) {
+            for span in found? {
+                let known = spans.entry(span.inbox).or_insert(span);
+                known.first = known.first.min(span.first);
+                known.last = known.last.max(span.last);
+            }
         }
         Ok(spans.into_values().take(limit).collect())
     }
@@ -276,6 +280,7 @@ enum Layer<'a> {
         rows: Box<dyn Iterator<Item = (Key, Seen<'a>)> + 'a>,
         at: Option<(Key, Seen<'a>)>,
     },
+    Segment(RowCursor),
 }
 
 impl<'a> Layer<'a> {
@@ -292,18 +297,21 @@ impl<'a> Layer<'a> {
     fn key(&self) -> Option<Key> {
         match self {
             Self::Memory { at, .. } => at.as_ref().map(|(key, _)| *key),
+            Self::Segment(cursor) => cursor.key(),
         }
     }
 
     fn row(&self) -> Result<Option<Row>, ReadError> {
         match self {
             Self::Memory { at, .. } => Ok(at.as_ref().and_then(|(_, seen)| seen.row())),
+            Self::Segment(cursor) => cursor.row(),
         }
     }
 
     fn advance(&mut self) -> Result<(), ReadError> {
         match self {
             Self::Memory { rows, at } => *at = rows.next(),
+            Self::Segment(cursor) => cursor.advance()?,
         }
         Ok(())
     }
@@ -313,7 +321,12 @@ impl<'a> Layer<'a> {
 struct List {
     family: u8,
     head: Option<(u64, u64)>,
-    rest: std::vec::IntoIter<(u64, u64)>,
+    rest: Groups,
+}
+
+enum Groups {
+    Memory(std::vec::IntoIter<(u64, u64)>),
+    Segment(GroupCursor),
 }
 
 impl List {
@@ -325,13 +338,23 @@ impl List {
         Self {
             family,
             head: rest.next(),
-            rest,
+            rest: Groups::Memory(rest),
         }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "lists of segments can fail")]
+    fn segment(mut cursor: GroupCursor, family: u8) -> Result<Self, ReadError> {
+        Ok(Self {
+            family,
+            head: cursor.next()?,
+            rest: Groups::Segment(cursor),
+        })
+    }
+
     fn advance(&mut self) -> Result<(), ReadError> {
-        self.head = self.rest.next();
+        self.head = match &mut self.rest {
+            Groups::Memory(rest) => rest.next(),
+            Groups::Segment(cursor) => cursor.next()?,
+        };
         Ok(())
     }
 }

@@ -7,10 +7,13 @@
 //! flush entry is applied, so every replica freezes at the same position.
 
 use crate::{
-    key::{Key, Row, Write},
+    flush::{FlushJob, Flushed},
+    key::{Key, Order, Row, Write},
     log_index::LogIndex,
     memtable::{Memtable, Span},
-    reads::{Frozen, GroupHead, Order, ReadError, SegmentReader, View},
+    reads::{Frozen, GroupHead, ReadError, SegmentReader, View},
+    replicas::{ReplicaKey, SegmentRef},
+    segment::{SegmentFiles, SegmentMeta, SegmentOptions, reader::Segment},
 };
 use std::{mem, sync::Arc};
 
@@ -20,40 +23,101 @@ pub const MAX_FROZEN: usize = 2;
 
 /// See the [module](self).
 pub struct Shard {
-    id: u16,
-    replica: u32,
+    key: ReplicaKey,
     log: LogIndex,
     active: Memtable,
     sealed: SegmentReader,
     applied: u64,
     flushed: u64,
+    files: Arc<SegmentFiles>,
+    options: SegmentOptions,
+}
+
+/// Why a shard cannot be put together from what its log says.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The log describes a segment in a way that this version does not know.
+    #[error(
+        "segment {id} of shard {shard} is described in a form that this version does not know: start the version that wrote it, or a newer one"
+    )]
+    UnknownSegment {
+        /// The shard.
+        shard: u16,
+        /// The segment's number.
+        id: u64,
+    },
+    /// A segment file is missing or is not what the log says: the shard must be
+    /// repaired, nothing of it may be served.
+    #[error("shard {shard}: {source}")]
+    Segment {
+        /// The shard.
+        shard: u16,
+        /// What is wrong.
+        source: ReadError,
+    },
 }
 
 impl Shard {
-    /// A shard without any state, whose log may have entries.
-    #[must_use]
-    pub fn new(id: u16, replica: u32, log: LogIndex) -> Self {
-        Self {
-            id,
-            replica,
+    /// A shard as its log knows it: its entries, and the segments that hold the
+    /// state up to `flushed`. Reads the footer of each segment. Committed entries
+    /// after `flushed` are to be applied next.
+    ///
+    /// # Errors
+    /// If a segment is missing, damaged or of a newer version.
+    pub fn open(
+        key: ReplicaKey,
+        log: LogIndex,
+        flushed: u64,
+        segments: &[SegmentRef],
+        files: &Arc<SegmentFiles>,
+        options: SegmentOptions,
+    ) -> Result<Self, ShardError> {
+        let shard = key.shard;
+        let mut metas = Vec::with_capacity(segments.len());
+        for SegmentRef { id, meta } in segments {
+            let meta = SegmentMeta::decode(meta);
+            metas.push(meta.ok_or(ShardError::UnknownSegment { shard, id: *id })?);
+        }
+        let mut this = Self {
+            key,
             log,
             active: Memtable::default(),
             sealed: SegmentReader::default(),
-            applied: 0,
-            flushed: 0,
+            applied: flushed,
+            flushed,
+            files: files.clone(),
+            options,
+        };
+        this.add(metas);
+        for segment in this.sealed.segments.iter() {
+            segment
+                .check()
+                .map_err(|source| ShardError::Segment { shard, source })?;
         }
+        Ok(this)
     }
 
-    /// The number of the shard in its cluster.
-    #[must_use]
-    pub fn id(&self) -> u16 {
-        self.id
+    /// Adds segments to the list, which is oldest first; the parts of one flush hold
+    /// different keys.
+    fn add(&mut self, metas: impl IntoIterator<Item = SegmentMeta>) {
+        let known = self.sealed.segments.iter().cloned();
+        let new = metas.into_iter();
+        let new = new.map(|meta| Segment::new(meta, self.key.replica, self.files.clone()));
+        let mut segments: Vec<_> = known.chain(new).collect();
+        segments.sort_by_key(|segment| (segment.meta().name.position, segment.meta().name.part));
+        self.sealed.segments = Arc::new(segments);
+        self.sealed.generation += 1;
     }
 
-    /// The replica's number on this node, never used again.
+    /// The shard and its replica on this node.
     #[must_use]
-    pub fn replica(&self) -> u32 {
-        self.replica
+    pub fn key(&self) -> ReplicaKey {
+        self.key
+    }
+
+    /// The segments, oldest first.
+    pub fn segments(&self) -> impl Iterator<Item = &SegmentMeta> {
+        self.sealed.segments.iter().map(|segment| segment.meta())
     }
 
     /// The log of the shard.
@@ -84,7 +148,7 @@ impl Shard {
     /// without writes may be left out.
     ///
     /// # Panics
-    /// If the position falls, or is part of what was flushed, or a write breaks the rules of its family's
+    /// If the position falls or was flushed, or a write breaks the rules of its family's
     /// [`Shape`](crate::key::Shape), or a body does not stand in the log.
     pub fn apply(&mut self, position: u64, writes: Vec<Write>) {
         assert!(
@@ -188,7 +252,7 @@ impl Shard {
     /// Freezes everything applied so far: called when the flush entry at `position`
     /// is applied, before its own writes. False, and nothing done, when
     /// [`MAX_FROZEN`] memtables wait already: try again after the next
-    /// `install`. A flush that is done already, as after a restart,
+    /// [`install`](Self::install). A flush that is done already, as after a restart,
     /// is true and changes nothing.
     ///
     /// # Panics
@@ -206,12 +270,44 @@ impl Shard {
             return false;
         }
         let table = mem::take(&mut self.active);
+        let position = position - 1;
+        let term = self.log.term(position).unwrap_or_default();
         self.sealed.frozen.push(Arc::new(Frozen {
             table,
-            position: position - 1,
+            position,
+            term,
         }));
         self.sealed.generation += 1;
         true
+    }
+
+    /// The work of writing the oldest frozen memtable, for another thread; `None` if
+    /// none waits. One job of a shard at a time: the next one builds on its segments.
+    /// One that failed may be asked for again.
+    #[must_use]
+    pub fn flush_job(&self) -> Option<FlushJob> {
+        let frozen = self.sealed.frozen.first()?.clone();
+        let older = self.sealed.segments.clone();
+        Some(FlushJob::new(
+            self.key,
+            frozen,
+            older,
+            self.files.clone(),
+            self.options,
+        ))
+    }
+
+    /// Puts segments in the place of the memtable that they were written from. Called
+    /// after the log has committed them: a crash must find them there.
+    ///
+    /// # Panics
+    /// If they were not written from the oldest frozen memtable.
+    pub fn install(&mut self, flushed: Flushed) {
+        let oldest = self.sealed.frozen.first().map(|frozen| frozen.position);
+        assert_eq!(oldest, Some(flushed.position), "segments of another flush");
+        self.sealed.frozen.remove(0);
+        self.flushed = flushed.position;
+        self.add(flushed.segments);
     }
 
     /// The immutable layers as they are now, for reads on another thread.
