@@ -1,8 +1,8 @@
 //! Documents that are true: links lead somewhere, and the map of the code is the code.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use crate::tree::{FILES, SOURCES, read, root};
+use crate::tree::{CRATES, FILES, SOURCES, read, root};
 
 #[test]
 fn every_link_in_a_document_leads_to_a_file() {
@@ -28,9 +28,50 @@ fn every_link_in_a_document_leads_to_a_file() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// The first sentence of a source's description.
+fn job(path: &str) -> String {
+    let text = read(path);
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let first: Vec<&str> = lines.take_while(|line| !line.trim().is_empty()).collect();
+    let paragraph = first.join("");
+    let paragraph = paragraph.trim();
+    // Links to items mean nothing outside rustdoc.
+    let paragraph = paragraph.replace("[`", "`").replace("`]", "`");
+    let end = paragraph.find(". ").unwrap_or(paragraph.len());
+    paragraph[..end].trim_end_matches(['.', ':']).to_owned()
+}
+
+/// The map, as a table for each crate.
+fn written_map() -> String {
+    let mut map = String::new();
+    for (folder, package) in CRATES {
+        write!(
+            map,
+            "\n### {folder}: {package}\n\n| file | its job |\n| --- | --- |\n"
+        )
+        .expect("a String grows");
+        for source in SOURCES
+            .iter()
+            .filter(|source| source.home == *folder && !source.is_test)
+        {
+            let job = job(&source.path);
+            writeln!(map, "| `{}` | {job} |", source.path).expect("a String grows");
+        }
+    }
+    map + "\n"
+}
+
+/// With `CHAT_TESTS_WRITE_DOCS=1` the map is written anew from the sources.
 #[test]
 fn the_map_of_the_code_names_every_file_and_no_other() {
-    let map = read("ARCHITECTURE.md");
+    let (begin, end) = ("<!-- generated: map -->\n", "<!-- end: map -->");
+    let mut map = read("ARCHITECTURE.md");
+    if std::env::var_os("CHAT_TESTS_WRITE_DOCS").is_some() {
+        let from = map.find(begin).expect("a begin marker") + begin.len();
+        let to = map.find(end).expect("an end marker");
+        map.replace_range(from..to, &written_map());
+        std::fs::write(root().join("ARCHITECTURE.md"), &map).expect("it can be written");
+    }
     let named: BTreeSet<&str> = map
         .split('`')
         .skip(1)

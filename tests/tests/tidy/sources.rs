@@ -84,6 +84,7 @@ fn unsafe_is_in_one_file() {
 fn no_file_has_grown_a_second_job() {
     let too_long: Vec<String> = SOURCES
         .iter()
+        .filter(|source| !source.is_test)
         .map(|source| {
             let lines = source
                 .code

@@ -86,7 +86,7 @@ pub(crate) struct Source {
 
 /// Every Rust source of the workspace's crates.
 pub(crate) static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
-    FILES
+    let mut sources: Vec<Source> = FILES
         .iter()
         .filter(|file| {
             Path::new(&file.path)
@@ -94,7 +94,14 @@ pub(crate) static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
                 .is_some_and(|kind| kind == "rs")
         })
         .filter_map(source)
-        .collect()
+        .collect();
+    let only_tests: Vec<_> = sources.iter().flat_map(modules_of_tests).collect();
+    for source in &mut sources {
+        source.is_test |= only_tests
+            .iter()
+            .any(|(home, modules)| source.home == *home && source.modules.starts_with(modules));
+    }
+    sources
 });
 
 fn source(file: &File) -> Option<Source> {
@@ -123,6 +130,24 @@ fn source(file: &File) -> Option<Source> {
         code_and_tests,
         is_test,
     })
+}
+
+/// Modules that a source declares for tests only: `#[cfg(test)] mod name;`.
+fn modules_of_tests(source: &Source) -> Vec<(&'static str, Vec<String>)> {
+    let declared = source
+        .code
+        .split("#[cfg(test)]")
+        .skip(1)
+        .filter_map(|after| {
+            let (declaration, _) = after.split_once(';')?;
+            let (visibility, name) = declaration.trim().rsplit_once("mod ")?;
+            let is_name = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let is_visibility = visibility.is_empty() || visibility.starts_with("pub");
+            (is_name && is_visibility).then(|| name.to_owned())
+        });
+    declared
+        .map(|name| (source.home, [source.modules.as_slice(), &[name]].concat()))
+        .collect()
 }
 
 /// Cuts at an inline test module, which house style puts last.
