@@ -312,9 +312,9 @@ impl<S: ShardStore> Host<S> {
         }
     }
 
-    /// Adds a shard, of which this replica is the only voter; a store whose Raft
-    /// configuration is empty gets that one. Applying begins behind what the store
-    /// holds in segments, and the replica asks for leadership at once.
+    /// Adds a shard, of which this replica is the only voter: the store's initial state
+    /// says so. Applying begins behind what the store holds in segments, and the
+    /// replica asks for leadership at once.
     ///
     /// # Errors
     /// [`HostError`]: the shard is not added.
@@ -398,6 +398,7 @@ impl<S: ShardStore> Host<S> {
                 self.dirty.insert(*id);
             }
         }
+        self.hand_out(now, out);
         for _ in 0..MAX_PASSES {
             let dirty = std::mem::take(&mut self.dirty);
             if dirty.is_empty() {
@@ -493,6 +494,22 @@ impl<S: ShardStore> Host<S> {
             .values()
             .map(|shard| shard.status(self.now))
             .collect()
+    }
+}
+
+#[cfg(test)]
+impl<S: ShardStore> Host<S> {
+    /// Sessions that follow marks at a shard.
+    fn followers(&self, shard: ShardId) -> usize {
+        self.shards[&shard].people.followers()
+    }
+
+    /// Watched (session, user) pairs.
+    fn watches(&self) -> usize {
+        self.shards
+            .values()
+            .map(|shard| shard.people.present.pairs())
+            .sum()
     }
 }
 

@@ -160,6 +160,12 @@ impl Present {
         }
     }
 
+    /// Watched (session, user) pairs: never more than [`MAX_WATCHES`].
+    #[must_use]
+    pub const fn pairs(&self) -> usize {
+        self.pairs
+    }
+
     /// Forgets watchers that were not said again.
     pub fn sweep(&mut self, now_ms: u64) {
         let old = |watches: &Watches| watches.said_ms + FORGET_MS <= now_ms;

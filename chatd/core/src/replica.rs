@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chat_wire::ids::{ReplicaId, ShardId};
 use raft::{
     Config, RawNode, StateRole,
-    eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType},
+    eraftpb::{Entry, EntryType, Message, MessageType},
 };
 
 use crate::store::{HardState, LogEntry, ShardStore};
@@ -74,30 +74,17 @@ pub struct Replica<S: ShardStore> {
 }
 
 impl<S: ShardStore> Replica<S> {
-    /// Starts from what the store holds. A store whose configuration is empty begins
-    /// with this replica as its only voter.
+    /// Starts from what the store holds. Its initial state names this replica as the
+    /// only voter, and nothing as uncommitted that stands in segments.
     ///
     /// # Errors
     /// [`ReplicaError`] if raft refuses the stored state.
-    pub fn new(
-        shard: ShardId,
-        id: ReplicaId,
-        mut store: S,
-        seed: u64,
-    ) -> Result<Self, ReplicaError> {
+    pub fn new(shard: ShardId, id: ReplicaId, store: S, seed: u64) -> Result<Self, ReplicaError> {
         let refused = |error: raft::Error| ReplicaError {
             shard,
             reason: error.to_string(),
         };
         let applied = store.flushed();
-        let state = store.initial_state().map_err(refused)?;
-        if state.hard_state.commit < applied {
-            store.set_hard_state(HardState {
-                term: state.hard_state.term,
-                vote: state.hard_state.vote,
-                commit: applied,
-            });
-        }
         let config = Config {
             id: id.0,
             election_tick: ELECTION_TICKS,
@@ -112,13 +99,7 @@ impl<S: ShardStore> Replica<S> {
             ..Config::default()
         };
         let silent = slog::Logger::root(slog::Discard, slog::o!());
-        let mut raft = RawNode::new(&config, store, &silent).map_err(refused)?;
-        if state.conf_state.voters.is_empty() {
-            let mut only = ConfChange::default();
-            only.set_change_type(ConfChangeType::AddNode);
-            only.node_id = id.0;
-            raft.apply_conf_change(&only).map_err(refused)?;
-        }
+        let raft = RawNode::new(&config, store, &silent).map_err(refused)?;
         let mut replica = Self {
             shard,
             id,

@@ -121,6 +121,17 @@ impl Node {
         seed: u64,
         change: impl FnOnce(&mut HostSettings, &mut SessionSettings),
     ) -> Self {
+        let mut node = Self::unborn(shards, seed, change);
+        node.run(200);
+        node
+    }
+
+    /// A node whose shards have not heard of each other.
+    pub(crate) fn unborn(
+        shards: u16,
+        seed: u64,
+        change: impl FnOnce(&mut HostSettings, &mut SessionSettings),
+    ) -> Self {
         let map = Arc::new(ShardMap::even(shards));
         let mut settings = HostSettings::new(NodeId(1), seed, map);
         settings.short_cut = false;
@@ -158,7 +169,6 @@ impl Node {
             })
             .collect();
         node.start(stores);
-        node.run(200);
         node
     }
 
@@ -176,6 +186,14 @@ impl Node {
 
     /// The process is killed and started again: what was not synced is gone.
     pub(crate) fn crash(&mut self) {
+        self.crash_and(|_, store| store.restarted());
+    }
+
+    /// The process is killed, and starts with what `change` makes of each store.
+    pub(crate) fn crash_and(
+        &mut self,
+        mut change: impl FnMut(ShardId, MemoryStore) -> MemoryStore,
+    ) {
         self.syncs.clear();
         self.flushes.clear();
         self.mail.clear();
@@ -188,7 +206,12 @@ impl Node {
             .collect();
         let stores = shards
             .into_iter()
-            .map(|shard| (shard, self.host.store(shard).unwrap().clone().restarted()))
+            .map(|shard| {
+                (
+                    shard,
+                    change(shard, self.host.store(shard).unwrap().clone()),
+                )
+            })
             .collect();
         self.start(stores);
         self.trace.push("crash".into());
@@ -327,6 +350,12 @@ impl Node {
         self.run(50);
     }
 
+    /// Whether the host asks to be polled again at once, with nothing new.
+    pub(crate) fn spins(&mut self) -> bool {
+        self.pass();
+        self.host.deadline_ms().unwrap() <= self.now.mono_ms
+    }
+
     /// Where a user lives.
     pub(crate) fn shard_of(&self, name: &str) -> ShardId {
         crate::router::of_user(&self.settings.map, UserId::of("default", name))
@@ -382,9 +411,10 @@ impl Node {
         for session in due {
             self.input(session, Input::Tick);
         }
+        let (now_ms, hangs) = (self.now.mono_ms, self.disk_hangs);
         while let Some(sync) = self
             .syncs
-            .pop_front_if(|sync| sync.due_ms <= self.now.mono_ms)
+            .pop_front_if(|sync| !hangs && sync.due_ms <= now_ms)
         {
             let Sync {
                 shard,

@@ -18,7 +18,7 @@ use crate::{
 
 /// Sessions that wait for a shard to begin serving, at most; one more is closed as
 /// UNAVAILABLE.
-const MAX_WAITING: usize = 4096;
+pub(super) const MAX_WAITING: usize = 4096;
 
 /// A session on its way in.
 #[derive(Debug)]

@@ -69,6 +69,11 @@ impl People {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn followers(&self) -> usize {
+        self.followers.values().map(BTreeMap::len).sum()
+    }
+
     fn unfollow_all(&mut self, session: SessionId) {
         for of in self.follows.get(&session).cloned().unwrap_or_default() {
             self.unfollow(of, session);

@@ -1,5 +1,12 @@
 //! Hosts and sessions together, on virtual time.
 
+mod bounds;
+mod delivery;
+mod everything;
+mod groups;
+mod people;
+mod recovery;
+
 use chat_wire::frame::{self, Body};
 
 use crate::simulated::Node;
@@ -24,7 +31,7 @@ fn a_message_is_sent_delivered_acknowledged_and_receipted() {
     let copy = node.events(ann)[0].clone();
     assert_eq!((copy.inbox_seq, copy.msg_id), (1, sent.msg_id));
 
-    node.frame(bob, 0, Body::Ack(frame::Ack { inbox_seq: 1 }));
+    node.ack(bob, 1);
     node.run_until(2000, |node| !node.receipts(ann).is_empty());
     let receipt = node.receipts(ann)[0];
     assert_eq!(

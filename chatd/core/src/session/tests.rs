@@ -137,7 +137,7 @@ fn reauth_keeps_the_session_of_the_same_identity_only() {
     };
     node.frame(session, 0, Body::Hello(hello));
     node.run(100);
-    let mut reauth = |node: &mut Node, req, token: &str| {
+    let reauth = |node: &mut Node, req, token: &str| {
         node.frame(
             session,
             req,
@@ -225,34 +225,44 @@ fn bytes_that_are_no_frame_are_answered_and_end_the_session() {
     );
 }
 
-#[test]
-fn every_bad_field_has_its_error_and_nothing_is_sent() {
-    let mut node = Node::new(2, 1);
-    let ann = node.attach("ann", 1, None);
-    let good = Node::send_of(node.id(), bob(), "x");
-    let mut future = good.clone();
-    let ahead = node.now.unix_ms + 10 * 60 * 1000 + 2000;
-    let mut id = future.client_msg_id.to_vec();
-    id[..6].copy_from_slice(&ahead.to_be_bytes()[2..]);
-    future.client_msg_id = id.into();
-    let content = |kind| Some(frame::Content { kind: Some(kind) });
+/// Fields that are wrong, each in a message that is good otherwise.
+fn bad_sends(node: &mut Node) -> Vec<(frame::Send, Code)> {
     use frame::content::Kind;
-    let cases: Vec<(frame::Send, Code)> = vec![
-        (
-            frame::Send {
-                client_msg_id: "x".into(),
-                ..good.clone()
-            },
-            Code::InvalidArgument,
-        ),
-        (
-            frame::Send {
-                client_msg_id: vec![0; 16].into(),
-                ..good.clone()
-            },
-            Code::InvalidArgument,
-        ),
-        (future, Code::ExpiredId),
+    let good = Node::send_of(node.id(), bob(), "x");
+    let to = |to, text: &str| frame::Send {
+        to: Some(frame::Target { to: Some(to) }),
+        ..Node::send_of(
+            ClientId::from_slice(&good.client_msg_id).unwrap(),
+            bob(),
+            text,
+        )
+    };
+    let content = |kind| frame::Send {
+        content: Some(frame::Content { kind: Some(kind) }),
+        ..good.clone()
+    };
+    let custom = frame::Custom {
+        r#type: String::new(),
+        data: "x".into(),
+    };
+    let media = frame::MediaReference {
+        url: "https://x".into(),
+        blake3: "short".into(),
+        ..frame::MediaReference::default()
+    };
+    let system = frame::SystemText { text: "x".into() };
+    let mut future = good.client_msg_id.to_vec();
+    let ahead = node.now.unix_ms + 10 * 60 * 1000 + 2000;
+    future[..6].copy_from_slice(&ahead.to_be_bytes()[2..]);
+    let id = |client_msg_id: Bytes| frame::Send {
+        client_msg_id,
+        ..good.clone()
+    };
+    let long = "x".repeat(65_536);
+    vec![
+        (id("x".into()), Code::InvalidArgument),
+        (id(vec![0; 16].into()), Code::InvalidArgument),
+        (id(future.into()), Code::ExpiredId),
         (
             frame::Send {
                 to: None,
@@ -260,27 +270,12 @@ fn every_bad_field_has_its_error_and_nothing_is_sent() {
             },
             Code::InvalidArgument,
         ),
-        (
-            Node::send_of(node.id(), To::User(0), "x"),
-            Code::InvalidArgument,
-        ),
-        (
-            Node::send_of(node.id(), To::User(1 << 63 | 5), "x"),
-            Code::InvalidArgument,
-        ),
-        (
-            Node::send_of(node.id(), To::Group(5), "x"),
-            Code::InvalidArgument,
-        ),
-        (
-            Node::send_of(node.id(), To::Name("b\nb".into()), "x"),
-            Code::InvalidArgument,
-        ),
-        (
-            Node::send_of(node.id(), To::Name("b".repeat(129)), "x"),
-            Code::InvalidArgument,
-        ),
-        (Node::send_of(node.id(), bob(), ""), Code::EmptyContent),
+        (to(To::User(0), "x"), Code::InvalidArgument),
+        (to(To::User(1 << 63 | 5), "x"), Code::InvalidArgument),
+        (to(To::Group(5), "x"), Code::InvalidArgument),
+        (to(To::Name("b\nb".into()), "x"), Code::InvalidArgument),
+        (to(To::Name("b".repeat(129)), "x"), Code::InvalidArgument),
+        (to(bob(), ""), Code::EmptyContent),
         (
             frame::Send {
                 content: None,
@@ -288,10 +283,7 @@ fn every_bad_field_has_its_error_and_nothing_is_sent() {
             },
             Code::EmptyContent,
         ),
-        (
-            Node::send_of(node.id(), bob(), &"x".repeat(65_536)),
-            Code::ContentTooLarge,
-        ),
+        (to(bob(), &long), Code::ContentTooLarge),
         (
             frame::Send {
                 after: -1,
@@ -327,35 +319,17 @@ fn every_bad_field_has_its_error_and_nothing_is_sent() {
             },
             Code::InvalidArgument,
         ),
-        (
-            frame::Send {
-                content: content(Kind::System(frame::SystemText { text: "x".into() })),
-                ..good.clone()
-            },
-            Code::Unsupported,
-        ),
-        (
-            frame::Send {
-                content: content(Kind::Custom(frame::Custom {
-                    r#type: String::new(),
-                    data: "x".into(),
-                })),
-                ..good.clone()
-            },
-            Code::InvalidArgument,
-        ),
-        (
-            frame::Send {
-                content: content(Kind::Media(frame::MediaReference {
-                    url: "https://x".into(),
-                    blake3: "short".into(),
-                    ..frame::MediaReference::default()
-                })),
-                ..good.clone()
-            },
-            Code::InvalidArgument,
-        ),
-    ];
+        (content(Kind::System(system)), Code::Unsupported),
+        (content(Kind::Custom(custom)), Code::InvalidArgument),
+        (content(Kind::Media(media)), Code::InvalidArgument),
+    ]
+}
+
+#[test]
+fn every_bad_field_has_its_error_and_nothing_is_sent() {
+    let mut node = Node::new(2, 1);
+    let ann = node.attach("ann", 1, None);
+    let cases = bad_sends(&mut node);
     for (at, (send, code)) in cases.into_iter().enumerate() {
         let req = u32::try_from(at).unwrap() + 1;
         node.frame(ann, req, Body::Send(send));
@@ -399,7 +373,9 @@ fn a_request_needs_a_number_that_is_not_in_use() {
     node.text(ann, 5, "bob", "one");
     node.text(ann, 5, "bob", "two");
     assert_eq!(node.wait_error(ann, 5), Code::InvalidArgument);
-    node.run_until(500, |node| matches!(node.answer(ann, 5), Some(Body::Sent(_))));
+    node.run_until(500, |node| {
+        matches!(node.answer(ann, 5), Some(Body::Sent(_)))
+    });
     node.text(ann, 5, "bob", "three");
     node.run(500);
     let bobs = node.attach("bob", 1, Node::resume_from(0));
@@ -688,7 +664,7 @@ fn a_resume_token_says_the_generation_and_a_forged_one_says_nothing() {
     let ann = node.attach("ann", 1, None);
     let welcome = node.welcome(ann).unwrap();
     assert_eq!(welcome.resume_token.len(), 20);
-    let resume = |token: bytes::Bytes| {
+    let resume = |token: Bytes| {
         Some(frame::Resume {
             resume_token: token,
             ..frame::Resume::default()
@@ -699,7 +675,7 @@ fn a_resume_token_says_the_generation_and_a_forged_one_says_nothing() {
         let mut settings = node.session_settings.as_ref().clone();
         settings.heartbeat_ms = 1;
         let mut session = Session::new(
-            std::sync::Arc::new(settings),
+            Arc::new(settings),
             SessionId(1),
             Encoding::Proto,
             node.settings.map.clone(),
