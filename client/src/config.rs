@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chat_wire::{
     codec::Encoding,
     frame,
-    ids::{ConversationId, GroupId, UserId},
+    ids::{ClientId, ConversationId, GroupId, UserId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -406,6 +406,9 @@ impl Content {
 /// A message with everything that can be said about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
+    /// Its id; the client makes one if there is none. An application that keeps its own
+    /// record chooses it, so that saying the same again after a crash is the same message.
+    pub id: Option<ClientId>,
     /// To whom.
     pub to: Target,
     /// What.
@@ -423,6 +426,7 @@ impl Message {
     #[must_use]
     pub const fn new(to: Target, content: Content) -> Self {
         Self {
+            id: None,
             to,
             content,
             reply_to: 0,

@@ -10,7 +10,7 @@
 //! Known limit: `after` is known for the last 20,000 conversations only; in an older one
 //! an answer may be ordered by the clocks of the shards alone.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use chat_wire::{
@@ -22,12 +22,16 @@ use chat_wire::{
 
 use crate::{Backoff, Refused, State};
 
+mod marks;
 mod outgoing;
+mod output;
 mod requests;
 mod seen;
 
+use marks::{Heard, Marks};
 pub(crate) use outgoing::KEPT_MS;
 use outgoing::{Outgoing, Verdict};
+pub(crate) use output::{Attached, Output, Tally};
 use requests::Requests;
 use seen::Seen;
 
@@ -39,74 +43,6 @@ const PONG_MS: u64 = 10_000;
 const SHORTEST_HEARTBEAT_MS: u64 = 25_000;
 /// Groups whose marks are followed; for one more the oldest is followed no longer after a reconnect.
 const MAX_FOLLOWED: usize = 64;
-
-/// What the session wants done, in this order.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// The session is attached; events follow after `cursor`.
-    Attached(Attached),
-    Events(Vec<frame::Event>),
-    /// Events up to `.1` come no more; the first still readable is `.0`.
-    Gap(u64, u64),
-    Receipt {
-        receipt: frame::Receipt,
-        marks_version: u64,
-    },
-    MarkConfirmed {
-        conversation: u64,
-        seen_up_to: i64,
-    },
-    Presence(frame::Presence),
-    Typing(frame::Typing),
-    TokenExpiring {
-        in_ms: u64,
-    },
-    Sent {
-        ticket: u64,
-        id: ClientId,
-        sent: frame::Sent,
-    },
-    SendRefused {
-        ticket: u64,
-        id: ClientId,
-        refused: Refused,
-    },
-    Abandoned {
-        ticket: u64,
-        id: ClientId,
-    },
-    Answered {
-        ticket: u64,
-        answer: Result<Body, Refused>,
-    },
-    /// Connect again at a random time within this.
-    Goaway {
-        within_ms: u64,
-        endpoint: String,
-    },
-    /// The connection is of no more use: connect again.
-    Lost {
-        reason: String,
-        retry_after_ms: u64,
-    },
-    /// The server does not want this device; connecting again is useless.
-    Refused(Refused),
-    Replaced,
-}
-
-/// See [`Output::Attached`].
-#[derive(Clone, Debug)]
-pub(crate) struct Attached {
-    pub(crate) session: SessionId,
-    pub(crate) user: UserId,
-    pub(crate) name: String,
-    pub(crate) limits: frame::Limits,
-    pub(crate) generation: u32,
-    pub(crate) inbox_head: u64,
-    pub(crate) server_time_ms: u64,
-    pub(crate) cursor: u64,
-    pub(crate) marks_version: u64,
-}
 
 /// What does not change while the client lives.
 #[derive(Clone, Copy, Debug)]
@@ -131,35 +67,19 @@ enum Phase {
     Attached,
 }
 
-/// Counted since the client began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) sent: u64,
-    pub(crate) resent: u64,
-    pub(crate) resubmitted: u64,
-    pub(crate) answered_twice: u64,
-    pub(crate) events: u64,
-    pub(crate) duplicates: u64,
-}
-
 pub(crate) struct Session {
     settings: Settings,
     phase: Phase,
     /// The last event received; none before the first session of a fresh device.
     cursor: Option<u64>,
     generation: u32,
-    marks_version: u64,
     resume_token: Bytes,
     welcome: Option<Box<frame::Welcome>>,
     user: u64,
 
     acked: u64,
     ack_due: bool,
-    /// Not confirmed by a receipt for oneself.
-    marks: BTreeMap<u64, i64>,
-    marks_due: BTreeSet<u64>,
-    /// What receipts for oneself have said.
-    confirmed: Seen,
+    marks: Marks,
 
     seen: Seen,
     outgoing: Outgoing,
@@ -188,15 +108,12 @@ impl Session {
             phase: Phase::Detached,
             cursor: resume.is_some().then_some(state.inbox_seq),
             generation: state.generation,
-            marks_version: state.marks_version,
             resume_token: Bytes::new(),
             welcome: None,
             user: 0,
             acked: state.acked.min(state.inbox_seq),
             ack_due: false,
-            marks: state.marks,
-            marks_due: BTreeSet::new(),
-            confirmed: Seen::new(),
+            marks: Marks::new(state.marks_version, state.marks),
             seen: Seen::new(),
             outgoing: Outgoing::new(settings.backoff, settings.kept, seed),
             requests: Requests::new(settings.backoff, seed),
@@ -232,7 +149,7 @@ impl Session {
                 capabilities: Vec::new(),
                 resume: self.cursor.map(|inbox_seq| frame::Resume {
                     inbox_seq,
-                    marks_version: self.marks_version,
+                    marks_version: self.marks.version(),
                     generation: self.generation,
                     resume_token: self.resume_token.clone(),
                 }),
@@ -320,21 +237,11 @@ impl Session {
 
     /// Seen up to here; repeated until it is confirmed.
     pub(crate) fn mark(&mut self, conversation: u64, seen_up_to: i64, out: &mut Vec<Output>) {
-        if self.confirmed.highest(conversation) >= seen_up_to {
+        if self.marks.mark(conversation, seen_up_to) {
             out.push(Output::MarkConfirmed {
                 conversation,
                 seen_up_to,
             });
-            return;
-        }
-        let mark = self.marks.entry(conversation).or_default();
-        *mark = (*mark).max(seen_up_to);
-        self.marks_due.insert(conversation);
-        // The same bound as where the application keeps them.
-        while self.marks.len() > crate::arrivals::MAX_MARKS {
-            if let Some((oldest, _)) = self.marks.pop_first() {
-                self.marks_due.remove(&oldest);
-            }
         }
     }
 
@@ -419,14 +326,8 @@ impl Session {
             write(&Body::Credit(frame::Credit { lane, n }).into());
             return true;
         }
-        if let Some(conversation) = self.marks_due.pop_first() {
-            if let Some(seen_up_to) = self.marks.get(&conversation).copied() {
-                let mark = frame::Mark {
-                    conversation,
-                    seen_up_to,
-                };
-                write(&Body::Mark(mark).into());
-            }
+        if let Some(mark) = self.marks.next() {
+            write(&Body::Mark(mark).into());
             return true;
         }
         if self.requests.in_flight() + self.outgoing.in_flight() >= self.in_flight_limit {
@@ -507,7 +408,7 @@ impl Session {
         );
         if !resuming {
             self.cursor = Some(welcome.inbox_head);
-            self.marks_version = welcome.marks_version;
+            self.marks.set_version(welcome.marks_version);
         }
         self.phase = Phase::Resuming;
         self.welcome = Some(Box::new(welcome));
@@ -534,7 +435,7 @@ impl Session {
     fn gap(&mut self, gap: frame::Gap, out: &mut Vec<Output>) {
         if self.phase == Phase::Resuming {
             if let Some(welcome) = &self.welcome {
-                self.marks_version = welcome.marks_version;
+                self.marks.set_version(welcome.marks_version);
             }
             self.cursor = Some(gap.head);
             self.attached(out);
@@ -554,13 +455,13 @@ impl Session {
                 // A restore may have lost what was acknowledged after the backup.
                 self.outgoing.resubmit(welcome.server_time_ms);
                 self.acked = 0;
-                self.confirmed = Seen::new();
+                self.marks.start_generation();
             }
             self.generation = welcome.generation;
         }
         // Neither an ACK nor a MARK of the last connection is sure to have arrived.
         self.ack_due = self.acked > 0;
-        self.marks_due = self.marks.keys().copied().collect();
+        self.marks.repeat();
         self.requests.repeat_subscriptions();
         out.push(Output::Attached(Attached {
             session: SessionId(welcome.session),
@@ -571,7 +472,7 @@ impl Session {
             inbox_head: welcome.inbox_head,
             server_time_ms: welcome.server_time_ms,
             cursor: self.cursor.unwrap_or(0),
-            marks_version: self.marks_version,
+            marks_version: self.marks.version(),
         }));
     }
 
@@ -680,40 +581,17 @@ impl Session {
     }
 
     fn receipt(&mut self, receipt: frame::Receipt, out: &mut Vec<Output>) {
-        if receipt.to_version != 0 {
-            if receipt.to_version <= self.marks_version {
-                return;
-            }
-            if receipt.from_version <= self.marks_version {
-                self.marks_version = receipt.to_version;
-            } else {
-                // Its marks hold, but the hole is asked for again by the next resume.
-                tracing::debug!(
-                    have = self.marks_version,
-                    from = receipt.from_version,
-                    "a hole between receipts"
-                );
-            }
-        }
-        if receipt.user == self.user {
-            let (conversation, seen_up_to) = (receipt.conversation, receipt.seen_up_to);
-            self.confirmed.raise(conversation, seen_up_to);
-            if self
-                .marks
-                .get(&conversation)
-                .is_some_and(|mark| *mark <= seen_up_to)
-            {
-                self.marks.remove(&conversation);
-                self.marks_due.remove(&conversation);
-                out.push(Output::MarkConfirmed {
-                    conversation,
-                    seen_up_to,
-                });
-            }
+        match self.marks.receive(&receipt, self.user) {
+            Heard::Before => return,
+            Heard::News => {}
+            Heard::Confirms => out.push(Output::MarkConfirmed {
+                conversation: receipt.conversation,
+                seen_up_to: receipt.seen_up_to,
+            }),
         }
         out.push(Output::Receipt {
             receipt,
-            marks_version: self.marks_version,
+            marks_version: self.marks.version(),
         });
     }
 
@@ -738,7 +616,7 @@ impl Session {
                         delivered_up_to: mark.delivered_up_to,
                         seen_up_to: mark.seen_up_to,
                     },
-                    marks_version: self.marks_version,
+                    marks_version: self.marks.version(),
                 });
             }
         }
