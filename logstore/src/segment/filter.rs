@@ -65,9 +65,7 @@ pub(crate) fn holds(page: &[u8], hash: u64, lines: u32) -> Option<bool> {
 
 /// The high half chooses the line.
 fn line(hash: u64, lines: u32) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "below `lines`")]
-    let line = ((hash >> 32) * u64::from(lines) >> 32) as u32;
-    line
+    u32::try_from(((hash >> 32) * u64::from(lines)) >> 32).expect("below `lines`")
 }
 
 /// A second mixing of the hash gives six numbers of nine bits.

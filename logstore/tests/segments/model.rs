@@ -288,7 +288,7 @@ fn probe() -> impl Strategy<Value = Key> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 400, ..ProptestConfig::default() })]
     #[test]
     fn every_read_agrees_with_an_ordered_map(
         steps in steps(),

@@ -18,7 +18,7 @@ fn entries() -> Vec<Vec<Put>> {
     let mut entries = Vec::new();
     let body = |seed: u64, len: usize| -> Vec<u8> {
         (0..len as u64)
-            .map(|at| (at * (seed * 2 + 1) >> 3) as u8)
+            .map(|at| ((at * (seed * 2 + 1)) >> 3).to_le_bytes()[0])
             .collect()
     };
     entries.push(vec![
@@ -51,7 +51,7 @@ fn entries() -> Vec<Vec<Put>> {
         }
         let mut sub = [0; 24];
         sub[8..14].copy_from_slice(&(1_767_225_600_000 + sequence).to_be_bytes()[2..]);
-        sub[14..].fill(sequence as u8);
+        sub[14..].fill(sequence.to_le_bytes()[0]);
         rows.push((Key::new(2, 64, &sub), sequence.to_be_bytes().to_vec(), None));
         rows.push((
             Key::append(5, 112, sequence),
