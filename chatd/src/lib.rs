@@ -7,3 +7,6 @@
 pub mod clock;
 pub mod edge;
 pub mod metrics;
+pub mod server;
+pub mod settings;
+pub mod shards;

@@ -1,0 +1,546 @@
+//! The shards of this node and the threads that own them.
+//!
+//! Shard threads step hosts; the log thread makes one write and one sync of what all
+//! of them want durable; the flush thread writes segments. Sessions reach them by
+//! [`Shards::submit`], they reach sessions by [`Sessions::send`]: these two are the
+//! border between the async world of sockets and the threads here.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::OpenOptions,
+    io::BufWriter,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use chat_core::{
+    host::{Counters, Host, HostSettings},
+    message::{ShardMessage, ToShard},
+    placement::map::{SYSTEM, ShardMap},
+};
+use chat_wire::ids::{NodeId, ReplicaId, ShardId, mix64};
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use logstore::{
+    cache::BlockCache,
+    engine::{self, Append, Log, Opened, Recovered},
+    log_index::LogIndex,
+    replicas::ReplicaKey,
+    segment::{MapLimits, SegmentFiles, SegmentOptions},
+    shard::{Shard, ShardError},
+    storage::Storage,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    clock,
+    edge::{connection::Hosts, outbound::Sessions},
+    metrics::{self, Metrics},
+};
+
+mod commit;
+mod flusher;
+mod log;
+mod status;
+mod thread;
+mod walk;
+
+pub use status::{DownShard, NodeStatus, ShardReport};
+pub use walk::{EVENTS_A_PAGE, WalkPage, WalkRequest};
+
+use commit::{LogThread, Round, ToLog};
+use log::RaftStore;
+use thread::{QUEUE_EVENTS, SESSION_EVENTS, SHARD_EVENTS, Thread, ToThread};
+
+/// Requests that wait for the log thread. A shard thread that finds it full waits:
+/// then the disk is what everything waits for.
+const LOG_QUEUE: usize = 1024;
+/// How long an answer of a shard thread is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the shards of a node are built from.
+pub struct Config {
+    /// The data directory.
+    pub storage: Arc<dyn Storage>,
+    /// How the log is laid out.
+    pub engine: engine::Options,
+    /// How segments are written.
+    pub segments: SegmentOptions,
+    /// Bytes of decompressed blocks that are kept.
+    pub cache_bytes: usize,
+    /// This node, drawn at its first start.
+    pub node: NodeId,
+    /// Shard threads.
+    pub threads: usize,
+    /// How many ranges the map has: taken at the first start only.
+    pub shards: u16,
+    /// What each host is told; `node` and `map` are filled in here.
+    pub host: HostSettings,
+    /// Where to write the size of each write of the log, a line each.
+    pub trace_log_writes: Option<PathBuf>,
+}
+
+/// Why the shards of a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine refuses the data directory.
+    #[error(transparent)]
+    Engine(#[from] engine::OpenError),
+    /// The log cannot be written.
+    #[error("the log cannot be written: {0}")]
+    Log(#[from] engine::LogError),
+    /// A shard's log and Raft do not fit.
+    #[error(transparent)]
+    Host(#[from] chat_core::host::HostError),
+    /// A segment needs a newer version.
+    #[error(transparent)]
+    Segment(ShardError),
+    /// A thread or a file could not be made.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    queues: Vec<Sender<ToThread>>,
+    disk_full: AtomicBool,
+    failed: AtomicBool,
+    failure: OnceLock<String>,
+    failure_told: Notify,
+    down: Mutex<Vec<DownShard>>,
+}
+
+impl Shared {
+    fn threads(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn thread_of(&self, shard: ShardId) -> usize {
+        usize::from(shard.0) % self.queues.len()
+    }
+
+    /// For what must arrive: only as much is sent as the queue keeps room for.
+    fn send_to_thread(&self, thread: usize, to: ToThread) {
+        if self.queues[thread].send(to).is_err() {
+            tracing::debug!(thread, "a shard thread has ended: the node is stopping");
+        }
+    }
+
+    /// Lossy: what is dropped at a full queue is durable at its source and is sent
+    /// again.
+    fn send_to_shard(&self, message: ShardMessage) {
+        let thread = self.thread_of(message.to);
+        let queue = &self.queues[thread];
+        if queue.len() >= SHARD_EVENTS
+            || queue.try_send(ToThread::Shard(Box::new(message))).is_err()
+        {
+            self.count_full(thread);
+        }
+    }
+
+    fn count_full(&self, thread: usize) {
+        let thread = u32::try_from(thread).unwrap_or(u32::MAX);
+        self.metrics
+            .shard_queue_full
+            .get_or_create(&metrics::Thread { thread })
+            .inc();
+    }
+
+    fn shard_stopped(&self, shard: ShardId, reason: String) {
+        tracing::error!(shard = shard.0, reason, "a shard has stopped");
+        let mut down = self
+            .down
+            .lock()
+            .expect("nothing panics while it holds this");
+        down.push(DownShard {
+            shard: shard.0,
+            reason,
+        });
+    }
+
+    /// A write or sync failed: nothing is acknowledged any more, and the node ends.
+    fn fail(&self, reason: String) {
+        tracing::error!(
+            reason,
+            "the node stops: a failed write is never tried again"
+        );
+        if self.failure.set(reason).is_ok() {
+            self.failed.store(true, Ordering::Release);
+            self.failure_told.notify_waiters();
+        }
+    }
+}
+
+/// The way to the shards. Cheap to clone.
+#[derive(Clone)]
+pub struct Shards {
+    shared: Arc<Shared>,
+    map: Arc<ShardMap>,
+    node: NodeId,
+}
+
+/// Ends the threads.
+pub struct Join {
+    shared: Arc<Shared>,
+    log: Sender<ToLog>,
+    shard_threads: Vec<JoinHandle<()>>,
+    log_thread: JoinHandle<()>,
+    flush_thread: JoinHandle<()>,
+    pool_thread: JoinHandle<()>,
+}
+
+impl Shards {
+    /// Opens the data directory, recovers what is there, and starts the threads.
+    /// Returns before the shards have replayed their logs: [`NodeStatus::ready`]
+    /// tells.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(
+        config: Config,
+        sessions: Arc<Sessions>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Join), StartError> {
+        let Opened {
+            mut log,
+            mut replicas,
+            damaged,
+            ..
+        } = engine::open(Arc::clone(&config.storage), config.engine.clone())?;
+        if replicas.is_empty() && damaged.is_empty() {
+            replicas = create_shards(&mut log, config.shards)?;
+        }
+        let known = replicas
+            .keys()
+            .chain(damaged.iter().map(|damaged| &damaged.key.shard));
+        let map = Arc::new(ShardMap::even(
+            known.copied().max().unwrap_or(config.shards),
+        ));
+        let stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
+        let mut down: Vec<_> = damaged.iter().map(down_shard).collect();
+        let shards = open_shards(&config, replicas, &mut down)?;
+
+        let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
+            .map(|_| bounded(QUEUE_EVENTS))
+            .unzip();
+        let shared = Arc::new(Shared {
+            sessions,
+            metrics,
+            queues,
+            disk_full: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            failure_told: Notify::new(),
+            down: Mutex::new(down),
+        });
+
+        let (log_sender, log_queue) = bounded(LOG_QUEUE);
+        // One a shard.
+        let (flusher, flusher_queue) = bounded(shards.len().max(1));
+        let (pool, pool_queue) = bounded(1);
+        let mut threads: Vec<_> = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(index, queue)| Thread {
+                index,
+                host: Host::new(HostSettings {
+                    node: config.node,
+                    map: Arc::clone(&map),
+                    ..config.host.clone()
+                }),
+                queue,
+                log: log_sender.clone(),
+                flusher: flusher.clone(),
+                shared: Arc::clone(&shared),
+                replicas: HashMap::new(),
+                flushing: HashSet::new(),
+                commits_in_flight: 0,
+                effects: Vec::new(),
+                counted: Counters::default(),
+            })
+            .collect();
+        drop(flusher);
+        for shard in shards {
+            let key = shard.key();
+            let id = ShardId(key.shard);
+            let thread = &mut threads[shared.thread_of(id)];
+            thread.replicas.insert(id, key);
+            let replica = replica_id(config.node, key);
+            thread
+                .host
+                .add_shard(id, replica, RaftStore::new(shard, replica), clock::now())?;
+        }
+
+        let trace = match &config.trace_log_writes {
+            None => None,
+            Some(path) => {
+                let opened = OpenOptions::new().create(true).append(true).open(path);
+                Some(BufWriter::new(opened.map_err(|source| StartError::Io {
+                    what: "the file for the trace of log writes cannot be opened",
+                    source,
+                })?))
+            }
+        };
+        let log_thread = LogThread {
+            log,
+            queue: log_queue,
+            pool,
+            shared: Arc::clone(&shared),
+            stuck,
+            trace,
+            held: Round::default(),
+            unproven: false,
+        };
+        let log_thread = spawn("log", move || log_thread.run())?;
+        let flush_thread = {
+            let (shared, log) = (Arc::clone(&shared), log_sender.clone());
+            spawn("flush", move || flusher::run(&flusher_queue, &log, &shared))?
+        };
+        let pool_thread = {
+            let log = log_sender.clone();
+            spawn("pool", move || commit::prepare_files(&pool_queue, &log))?
+        };
+        let shard_threads = threads
+            .into_iter()
+            .map(|thread| spawn(&format!("shards-{}", thread.index), move || thread.run()))
+            .collect::<Result<_, _>>()?;
+        let join = Join {
+            shared: Arc::clone(&shared),
+            log: log_sender,
+            shard_threads,
+            log_thread,
+            flush_thread,
+            pool_thread,
+        };
+        Ok((
+            Self {
+                shared,
+                map,
+                node: config.node,
+            },
+            join,
+        ))
+    }
+
+    /// Hands a session's request to its shard's thread. Never waits.
+    ///
+    /// # Errors
+    /// The request comes back if the queue is full, or the node is ending.
+    pub fn submit(&self, to: ToShard) -> Result<(), ToShard> {
+        let thread = self.shared.thread_of(to.shard);
+        let queue = &self.shared.queues[thread];
+        if queue.len() >= SESSION_EVENTS {
+            self.shared.count_full(thread);
+            return Err(to);
+        }
+        queue
+            .try_send(ToThread::Session(to))
+            .map_err(|error| match error {
+                TrySendError::Full(ToThread::Session(to))
+                | TrySendError::Disconnected(ToThread::Session(to)) => to,
+                _ => unreachable!("what comes back is what was sent"),
+            })
+    }
+
+    /// The shard map.
+    #[must_use]
+    pub fn map(&self) -> Arc<ShardMap> {
+        Arc::clone(&self.map)
+    }
+
+    /// Resolves when the node has to end because a write failed.
+    pub async fn failed(&self) -> String {
+        loop {
+            let told = self.shared.failure_told.notified();
+            if let Some(reason) = self.shared.failure.get() {
+                return reason.clone();
+            }
+            told.await;
+        }
+    }
+
+    /// How the node is. Waits for every shard thread: call it off the event loop.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let mut threads = Vec::new();
+        for queue in &self.shared.queues {
+            let (answer, status) = bounded(1);
+            let asked = queue.try_send(ToThread::Status(answer)).is_ok();
+            threads.push(status.recv_timeout(ANSWER_TIMEOUT).ok().filter(|_| asked));
+        }
+        let down = self
+            .shared
+            .down
+            .lock()
+            .expect("nothing panics while it holds this")
+            .clone();
+        let status = NodeStatus::new(
+            self.node,
+            &self.map,
+            threads,
+            down,
+            self.shared.failure.get().cloned(),
+            self.shared.disk_full.load(Ordering::Relaxed),
+        );
+        status.show(&self.shared.metrics);
+        status
+    }
+
+    /// The shards a walk goes through, in order.
+    pub fn walk_order(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.map.shards().filter(|shard| *shard != SYSTEM)
+    }
+
+    /// Reads a page of the walk. Waits for the shard's thread: call it off the event
+    /// loop. `None` if the thread is too busy or gone.
+    #[must_use]
+    pub fn walk_page(&self, request: WalkRequest) -> Option<WalkPage> {
+        let (answer, page) = bounded(1);
+        let queue = &self.shared.queues[self.shared.thread_of(request.shard)];
+        if queue.len() >= SESSION_EVENTS {
+            return None;
+        }
+        queue.try_send(ToThread::Walk(request, answer)).ok()?;
+        page.recv_timeout(ANSWER_TIMEOUT).ok()
+    }
+}
+
+impl Hosts for Shards {
+    fn submit(&self, to: ToShard) -> Result<(), ToShard> {
+        Self::submit(self, to)
+    }
+
+    fn map(&self) -> Arc<ShardMap> {
+        Self::map(self)
+    }
+}
+
+impl Join {
+    /// Lets the shard threads finish what is under way, syncs the log, and ends all
+    /// threads. After a failure they have ended already.
+    pub fn stop(self) {
+        for thread in 0..self.shared.threads() {
+            self.shared.send_to_thread(thread, ToThread::Stop);
+        }
+        for thread in self.shard_threads {
+            join(thread);
+        }
+        // The flush thread ends with the last sender of flushes, the pool's with the log.
+        join(self.flush_thread);
+        drop(self.log.send(ToLog::Stop));
+        drop(self.log);
+        join(self.log_thread);
+        join(self.pool_thread);
+    }
+}
+
+/// The first start: a replica of each shard, the system shard included.
+fn create_shards(log: &mut Log, shards: u16) -> Result<BTreeMap<u16, Recovered>, StartError> {
+    let first = log.next_replica();
+    let keys: Vec<_> = (0..=shards)
+        .map(|shard| ReplicaKey {
+            shard,
+            replica: first + u32::from(shard),
+        })
+        .collect();
+    let appends: Vec<_> = keys
+        .iter()
+        .map(|key| Append::CreateReplica { key: *key })
+        .collect();
+    log.commit(&appends)?;
+    let new = |key: ReplicaKey| Recovered {
+        key,
+        log: LogIndex::new(),
+        flushed: (0, 0),
+        segments: Vec::new(),
+    };
+    Ok(keys.into_iter().map(|key| (key.shard, new(key))).collect())
+}
+
+/// A shard whose segments cannot be opened stays down; the others serve.
+fn open_shards(
+    config: &Config,
+    replicas: BTreeMap<u16, Recovered>,
+    down: &mut Vec<DownShard>,
+) -> Result<Vec<Shard>, StartError> {
+    let files = SegmentFiles::new(
+        Arc::clone(&config.storage),
+        BlockCache::new(config.cache_bytes),
+        MapLimits::default(),
+    )
+    .map_err(|source| StartError::Io {
+        what: "the directory of segments cannot be created",
+        source,
+    })?;
+    let mut shards = Vec::with_capacity(replicas.len());
+    for (number, recovered) in replicas {
+        let Recovered {
+            key,
+            log,
+            flushed,
+            segments,
+        } = recovered;
+        match Shard::open(key, log, flushed.0, &segments, &files, config.segments) {
+            Ok(shard) => shards.push(shard),
+            Err(error @ ShardError::UnknownSegment { .. }) => {
+                return Err(StartError::Segment(error));
+            }
+            Err(error) => down.push(DownShard {
+                shard: number,
+                reason: error.to_string(),
+            }),
+        }
+    }
+    Ok(shards)
+}
+
+fn down_shard(damaged: &engine::Damaged) -> DownShard {
+    let damage = &damaged.damage;
+    DownShard {
+        shard: damaged.key.shard,
+        reason: format!(
+            "its log is damaged: {}. Positions {} to {} are lost here; without a replica \
+             elsewhere only `chatctl inspect --accept-loss` on the stopped node goes on without them",
+            damage.reason,
+            damage.kept_to + 1,
+            damage.seen_to,
+        ),
+    }
+}
+
+/// Raft's name of a replica. The engine's numbers are never reused on a node, and a
+/// node's id never by another, so these are fresh for every placement.
+fn replica_id(node: NodeId, key: ReplicaKey) -> ReplicaId {
+    ReplicaId(mix64(node.0 ^ u64::from(key.replica)).max(1))
+}
+
+fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or_default().to_owned();
+    if thread.join().is_err() {
+        tracing::error!(name, "a thread has panicked");
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| StartError::Io {
+            what: "a thread cannot be started",
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+use std::{path::Path, time::Instant};
+
+use bytes::Bytes;
+use chat_core::{
+    command,
+    message::{Attach, Attached, Identity, Origin, Request, Resume, ToSession},
+    placement::map::ShardMap,
+    router,
+};
+use chat_wire::{
+    body,
+    codec::Encoding,
+    frame,
+    ids::{ClientId, DeviceId, UserId},
+};
+use logstore::storage::disk::Disk;
+use prost::Message as _;
+
+use super::*;
+use crate::edge::outbound::{Bounds, Registration};
+
+const LONG: Duration = Duration::from_secs(20);
+
+struct Node {
+    shards: Shards,
+    join: Join,
+    sessions: Arc<Sessions>,
+}
+
+fn start(dir: &Path) -> Node {
+    let node = NodeId(7);
+    let map = Arc::new(ShardMap::even(4));
+    let config = Config {
+        storage: Arc::new(Disk::new(dir).unwrap()),
+        engine: engine::Options {
+            file_bytes: 1 << 20,
+            budget_bytes: 16 << 20,
+            stop_free_bytes: 0,
+            resume_free_bytes: 0,
+            log_id: 9,
+            ..engine::Options::default()
+        },
+        segments: SegmentOptions::default(),
+        cache_bytes: 1 << 20,
+        node,
+        threads: 2,
+        shards: 4,
+        host: HostSettings {
+            flush_bytes: 64 * 1024,
+            ..HostSettings::new(node, 3, map)
+        },
+        trace_log_writes: None,
+    };
+    let sessions = Arc::new(Sessions::new(Bounds::default()));
+    let (shards, join) =
+        Shards::start(config, Arc::clone(&sessions), Arc::new(Metrics::new())).unwrap();
+    let started = Instant::now();
+    while !shards.status().ready {
+        assert!(started.elapsed() < LONG, "not ready: {:?}", shards.status());
+    }
+    Node {
+        shards,
+        join,
+        sessions,
+    }
+}
+
+impl Node {
+    fn submit(&self, conversation: u64, request: Request) {
+        let shard = router::of_conversation(
+            &self.shards.map(),
+            chat_wire::ids::ConversationId(conversation),
+        );
+        self.shards.submit(ToShard { shard, request }).unwrap();
+    }
+
+    fn attach(&self, name: &str, resume: Option<u64>) -> (Registration, Attached) {
+        let registration = self.sessions.open();
+        let user = UserId::of("default", name);
+        let attach = Attach {
+            session: registration.mailbox().session(),
+            identity: Identity {
+                app: "default".into(),
+                name: name.into(),
+                user,
+                device: None,
+                expires_ms: u64::MAX,
+            },
+            device: DeviceId(1),
+            resume: resume.map(|inbox_seq| Resume {
+                inbox_seq,
+                marks_version: 0,
+                generation: 0,
+            }),
+            encoding: Encoding::Proto,
+            event_credits: 10_000,
+            foreground: true,
+        };
+        self.submit(user.0, Request::Attach(attach));
+        match next(&registration) {
+            ToSession::Attached(attached) => (registration, attached),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(&self, from: &Registration, sender: &str, to: &str, number: u32) {
+        let (sender_id, to_id) = (UserId::of("default", sender), UserId::of("default", to));
+        let mut id = *uuid::Uuid::now_v7().as_bytes();
+        id[12..].copy_from_slice(&number.to_be_bytes());
+        let message = frame::Message {
+            content: Some(frame::Content {
+                kind: Some(frame::content::Kind::Text(format!(
+                    "message {number} {}",
+                    "x".repeat(300)
+                ))),
+            }),
+            client_msg_id: Bytes::copy_from_slice(&id),
+            ..Default::default()
+        };
+        let send = command::Send {
+            app: "default".into(),
+            sender: sender_id.0,
+            sender_name: sender.into(),
+            client_id: Bytes::copy_from_slice(&ClientId(id).0),
+            to: to_id.0,
+            to_name: Some(to.into()),
+            digest: u64::from(number),
+            ..Default::default()
+        };
+        let body = body::seal(body::SCHEME_MESSAGE, [1; 16], &message.encode_to_vec());
+        let origin = Origin {
+            session: from.mailbox().session(),
+            req: number,
+        };
+        self.submit(
+            to_id.0,
+            Request::Send {
+                origin,
+                send: Box::new(send),
+                body,
+            },
+        );
+    }
+}
+
+fn next(registration: &Registration) -> ToSession {
+    let started = Instant::now();
+    loop {
+        if let Some(message) = registration.mailbox().take() {
+            return message;
+        }
+        assert!(started.elapsed() < LONG, "nothing came");
+        std::thread::yield_now();
+    }
+}
+
+/// Takes messages until `count` events came; what else comes must be SENT or RECEIPT.
+fn events(registration: &Registration, count: usize) -> Vec<chat_wire::event::Event> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        match next(registration) {
+            ToSession::Events(mut events) => found.append(&mut events),
+            ToSession::Sent { .. } | ToSession::Signal(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    found
+}
+
+#[test]
+fn messages_go_through_raft_log_and_segments_and_survive_a_restart() {
+    const COUNT: u32 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path());
+    let (alice, _) = node.attach("alice", None);
+    let (bob, _) = node.attach("bob", None);
+    for number in 1..=COUNT {
+        node.send(&alice, "alice", "bob", number);
+    }
+    let live = events(&bob, COUNT as usize);
+    let copies = events(&alice, COUNT as usize);
+    assert!(
+        live.iter()
+            .zip(1..)
+            .all(|(event, seq)| event.inbox_seq == seq)
+    );
+    assert!(copies.iter().zip(&live).all(|(copy, event)| {
+        copy.header.msg_id == event.header.msg_id && copy.body.content == event.body.content
+    }));
+    let started = Instant::now();
+    let bobs = router::of_user(&node.shards.map(), UserId::of("default", "bob"));
+    while node.shards.status().shards[usize::from(bobs.0)].flushed == 0 {
+        assert!(started.elapsed() < LONG, "nothing was flushed");
+    }
+    node.join.stop();
+
+    let node = start(dir.path());
+    let (bob, attached) = node.attach("bob", Some(0));
+    assert_eq!(attached.inbox_head, u64::from(COUNT));
+    assert_eq!(events(&bob, COUNT as usize), live);
+    node.join.stop();
+}
+
+#[test]
+fn a_walk_reads_every_event_and_finds_none_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path());
+    let (alice, _) = node.attach("alice", None);
+    let (bob, _) = node.attach("bob", None);
+    for number in 1..=300 {
+        node.send(&alice, "alice", "bob", number);
+    }
+    events(&bob, 300);
+    events(&alice, 300);
+    let mut total = WalkPage::default();
+    for shard in node.shards.walk_order() {
+        let mut next = Some(WalkRequest {
+            shard,
+            inbox: 0,
+            inbox_seq: 1,
+        });
+        while let Some(request) = next {
+            let page = node.shards.walk_page(request).unwrap();
+            total.inboxes += page.inboxes;
+            total.events += page.events;
+            total.lost += page.lost;
+            next = page.next;
+        }
+    }
+    assert_eq!((total.inboxes, total.events, total.lost), (2, 600, 0));
+    node.join.stop();
+}

@@ -1,0 +1,299 @@
+//! A shard thread: owns its shards outright, takes events from one bounded queue,
+//! steps the host, and carries out what it says. No locks; the only waits are for
+//! the queue and, when the disk is behind, for the log.
+//!
+//! The queue is shared by sessions, other shard threads and the log thread, so that
+//! one wait serves them all. Only the log thread must never find it full: sessions
+//! and shards stop at [`SESSION_EVENTS`] and [`SHARD_EVENTS`], and what the log
+//! thread owes is bounded by [`COMMITS_IN_FLIGHT`] a thread, which fits above.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use chat_core::{
+    host::{Counters, Effect, Event, Host, ShardStatus},
+    message::{Now, ShardMessage, ToShard},
+};
+use chat_wire::ids::ShardId;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use logstore::{
+    engine::Append,
+    flush::Flushed,
+    log_index::{HardState, LogEntry},
+    replicas::ReplicaKey,
+};
+
+use crate::clock;
+
+use super::{
+    Shared,
+    commit::{Commit, ToLog},
+    flusher::Flush,
+    log::RaftStore,
+    walk::{WalkPage, WalkRequest},
+};
+
+/// Events of sessions in a queue; one more is given back: OVERLOADED.
+pub(super) const SESSION_EVENTS: usize = 16 * 1024;
+/// Above this messages between shards are dropped: they are sent again.
+pub(super) const SHARD_EVENTS: usize = 24 * 1024;
+/// The length of a queue.
+pub(super) const QUEUE_EVENTS: usize = 25 * 1024;
+/// Commits a thread has under way; above it takes events but steps no shard.
+pub(super) const COMMITS_IN_FLIGHT: usize = 64;
+/// Events taken before the shards are stepped: larger batches cost latency.
+const EVENTS_A_PASS: usize = 1024;
+
+/// What a shard thread is told.
+pub(super) enum ToThread {
+    /// By a session.
+    Session(ToShard),
+    /// By a shard.
+    Shard(Box<ShardMessage>),
+    /// By the log thread: these readies are durable.
+    Persisted(Vec<(ShardId, u64)>),
+    /// By the log thread: these segments are committed.
+    Flushed(ShardId, Box<Flushed>),
+    /// By the flush thread: the disk was full, try again.
+    FlushAgain(ShardId),
+    /// By the log thread: its budget needs this shard flushed.
+    FlushWanted(ShardId),
+    /// By the log thread: the disk is full, or no longer.
+    DiskFull(bool),
+    /// How the shards are.
+    Status(Sender<Vec<ShardStatus>>),
+    /// The next page of the sampled walk.
+    Walk(WalkRequest, Sender<WalkPage>),
+    /// Finish what is under way, and end.
+    Stop,
+}
+
+/// Owns what a shard thread works with.
+pub(super) struct Thread {
+    pub(super) index: usize,
+    pub(super) host: Host<RaftStore>,
+    pub(super) queue: Receiver<ToThread>,
+    pub(super) log: Sender<ToLog>,
+    pub(super) flusher: Sender<Flush>,
+    pub(super) shared: Arc<Shared>,
+    /// How the engine names each shard's replica.
+    pub(super) replicas: HashMap<ShardId, ReplicaKey>,
+    /// Shards with a flush under way: one at a time each.
+    pub(super) flushing: HashSet<ShardId>,
+    pub(super) commits_in_flight: usize,
+    pub(super) effects: Vec<Effect>,
+    /// What the metrics know of the host's counters.
+    pub(super) counted: Counters,
+}
+
+impl Thread {
+    /// Runs until it is told to stop, or the node fails.
+    pub(super) fn run(mut self) {
+        let mut stopping = false;
+        self.step_shards();
+        loop {
+            match self.queue.recv_timeout(self.wait()) {
+                Ok(event) => stopping |= self.take(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            for _ in 1..EVENTS_A_PASS {
+                let Ok(event) = self.queue.try_recv() else {
+                    break;
+                };
+                stopping |= self.take(event);
+            }
+            if self.shared.failed.load(Ordering::Acquire) {
+                return;
+            }
+            self.step_shards();
+            if stopping && self.commits_in_flight == 0 {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = clock::now();
+        let due = self.host.deadline_ms().unwrap_or(now.mono_ms + 1000);
+        Duration::from_millis(due.saturating_sub(now.mono_ms).min(1000))
+    }
+
+    /// Hands an event to the host. True if it says stop.
+    fn take(&mut self, event: ToThread) -> bool {
+        let now = clock::now();
+        match event {
+            ToThread::Session(to) => self.host.step(now, Event::Session(to)),
+            ToThread::Shard(message) => self.host.step(now, Event::Shard(*message)),
+            ToThread::Persisted(readies) => {
+                self.commits_in_flight -= 1;
+                for (shard, ready) in readies {
+                    self.host.step(now, Event::Persisted { shard, ready });
+                }
+            }
+            ToThread::Flushed(shard, flushed) => self.install(now, shard, *flushed),
+            ToThread::FlushAgain(shard) => {
+                self.flushing.remove(&shard);
+                self.flush(shard);
+            }
+            ToThread::FlushWanted(shard) => self.host.step(now, Event::FlushWanted { shard }),
+            ToThread::DiskFull(full) => self.host.step(now, Event::DiskFull(full)),
+            // Whoever asked may have gone meanwhile.
+            ToThread::Status(answer) => drop(answer.try_send(self.host.status())),
+            ToThread::Walk(request, answer) => {
+                let page = match self.host.store(request.shard) {
+                    Some(store) => request.read(store),
+                    None => WalkPage::default(),
+                };
+                drop(answer.try_send(page));
+            }
+            ToThread::Stop => return true,
+        }
+        false
+    }
+
+    /// The segments are committed: they take the place of the memtable, and the log
+    /// below them is not needed any more.
+    fn install(&mut self, now: Now, shard: ShardId, flushed: Flushed) {
+        self.flushing.remove(&shard);
+        let Some(store) = self.host.store_mut(shard) else {
+            return;
+        };
+        let Flushed {
+            key,
+            position,
+            term,
+            ..
+        } = flushed;
+        let shard_store = store.shard_mut();
+        shard_store.install(flushed);
+        shard_store.log_mut().compact_to(position, term);
+        self.send_to_log(ToLog::Compacted {
+            key,
+            position,
+            term,
+        });
+        self.host.step(now, Event::Flushed { shard });
+        self.flush(shard);
+    }
+
+    fn step_shards(&mut self) {
+        if self.commits_in_flight >= COMMITS_IN_FLIGHT {
+            return;
+        }
+        let now = clock::now();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.host.poll(now, &mut effects);
+        let mut commit = Commit {
+            thread: self.index,
+            ..Commit::default()
+        };
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist {
+                    shard,
+                    ready,
+                    entries,
+                    hard_state,
+                    ..
+                } => {
+                    self.collect(&mut commit, shard, ready, entries, hard_state);
+                }
+                Effect::ToSession { session, message } => {
+                    // A session that is gone needs nothing any more.
+                    let _sent: bool = self.shared.sessions.send(session, message);
+                }
+                Effect::ToShard(message) => self.shared.send_to_shard(message),
+                Effect::Flush { shard, .. } => self.flush(shard),
+                Effect::Stop { shard, reason } => self.shared.shard_stopped(shard, reason),
+            }
+        }
+        self.effects = effects;
+        if !commit.readies.is_empty() {
+            self.commits_in_flight += 1;
+            self.send_to_log(ToLog::Commit(commit));
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let (now, before) = (self.host.counters(), &self.counted);
+        let metrics = &self.shared.metrics;
+        metrics
+            .messages_acknowledged
+            .inc_by(now.acknowledged - before.acknowledged);
+        metrics
+            .messages_delivered
+            .inc_by(now.delivered - before.delivered);
+        metrics
+            .duplicates_suppressed
+            .inc_by(now.duplicates - before.duplicates);
+        self.counted.clone_from(now);
+    }
+
+    fn collect(
+        &self,
+        commit: &mut Commit,
+        shard: ShardId,
+        ready: u64,
+        entries: Vec<chat_core::store::LogEntry>,
+        hard_state: Option<chat_core::store::HardState>,
+    ) {
+        let key = self.replicas[&shard];
+        if !entries.is_empty() {
+            let entries = entries
+                .into_iter()
+                .map(|entry| LogEntry {
+                    position: entry.position,
+                    term: entry.term,
+                    kind: entry.kind,
+                    payload: entry.payload,
+                })
+                .collect();
+            commit.appends.push(Append::Entries { key, entries });
+        }
+        if let Some(state) = hard_state {
+            commit.appends.push(Append::HardState {
+                key,
+                state: HardState {
+                    term: state.term,
+                    vote: state.vote,
+                    commit: state.commit,
+                },
+            });
+        }
+        commit.readies.push((shard, ready));
+    }
+
+    fn flush(&mut self, shard: ShardId) {
+        if self.flushing.contains(&shard) {
+            return;
+        }
+        let Some(job) = self
+            .host
+            .store(shard)
+            .and_then(|store| store.shard().flush_job())
+        else {
+            return;
+        };
+        self.flushing.insert(shard);
+        let flush = Flush {
+            thread: self.index,
+            shard,
+            job: Box::new(job),
+        };
+        if self.flusher.send(flush).is_err() {
+            tracing::debug!("the flush thread has ended: the node is stopping");
+        }
+    }
+
+    fn send_to_log(&self, to: ToLog) {
+        // The log thread ends first only when it has failed; then this thread does too.
+        if self.log.send(to).is_err() {
+            tracing::debug!("the log thread has ended: the node is stopping");
+        }
+    }
+}
