@@ -76,19 +76,14 @@ def uuid7(now_ms):
 class Session:
     """One connection: HELLO to the end (R16 to R24)."""
 
-    def __init__(self, url, token, state, from_start=False):
+    def __init__(self, socket, token, state, from_start=False):
+        self.socket = socket
         self.state = state
         self.requests = 0
         self.events = []
         self.receipts = []
         self.gap = None
-        self.socket = connect(
-            url,
-            subprotocols=["chat.v1.json"],
-            compression=None,
-            max_size=2 << 20,
-            open_timeout=TIMEOUT_S,
-        )
+        self.granted = self.used = self.seq = self.marks_version = 0
         hello = {
             "minVersion": 1,
             "maxVersion": 1,
@@ -102,7 +97,6 @@ class Session:
         self.welcome = self.wait(lambda frame: frame.get("welcome"))
         self.clock_ms = int(self.welcome["serverTimeMs"]) - int(time.monotonic() * 1000)
         self.granted = self.welcome["credits"].get("events", 0)
-        self.used = 0
         self.seq = int(self.welcome.get("inboxHead", 0))
         if resume:
             # RESUMED or GAP follows WELCOME (R22, R23).
@@ -223,10 +217,6 @@ class Session:
         """Until the server has taken what was written before: answers come in order here."""
         self.request({"ping": {}})
 
-    def close(self):
-        self.save()
-        self.socket.close()
-
 
 def show(value):
     print(json.dumps(value, ensure_ascii=False), flush=True)
@@ -240,8 +230,14 @@ def target(name):
 
 def run(arguments):
     state = State(arguments.state)
-    session = Session(arguments.url, arguments.token, state, arguments.from_start)
-    try:
+    with connect(
+        arguments.url,
+        subprotocols=["chat.v1.json"],  # R4
+        compression=None,  # R5
+        max_size=2 << 20,
+        open_timeout=TIMEOUT_S,
+    ) as socket:
+        session = Session(socket, arguments.token, state, arguments.from_start)
         if arguments.command == "attach":
             show({"welcome": session.welcome, "gap": session.gap})
         elif arguments.command == "send":
@@ -276,8 +272,7 @@ def run(arguments):
             while not any(reached(receipt) for receipt in session.receipts):
                 session.wait(lambda frame: frame.get("receipt"))
             show({"receipt": next(filter(reached, session.receipts))})
-    finally:
-        session.close()
+        session.save()
 
 
 def main():
