@@ -6,7 +6,9 @@
 
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
+use bytes::Bytes;
 use chat_wire::{
+    codec::{Encoding, decode, encode},
     error::Code,
     limits::{self, Limits},
 };
@@ -286,4 +288,23 @@ fn the_limits_in_the_page_are_those_of_the_code() {
         writeln!(out, "| {what} | {default} | {says} |").expect("a String grows");
     }
     check("limits", &out);
+}
+
+#[test]
+fn the_recorded_session_in_the_page_is_read_without_a_field_left_over() {
+    let text = fs::read_to_string(page()).expect("docs/protocol.md");
+    let mut frames = 0;
+    for line in text.lines() {
+        let Some(json) = line.strip_prefix("→ ").or(line.strip_prefix("← ")) else {
+            continue;
+        };
+        let bytes = Bytes::copy_from_slice(json.as_bytes());
+        let frame = decode(Encoding::Json, &bytes, 1 << 20).expect(line);
+        assert!(frame.body.is_some(), "{line}");
+        // Unknown fields are ignored, so they would be missing here.
+        let again = encode(Encoding::Json, &frame);
+        assert_eq!(std::str::from_utf8(&again), Ok(json));
+        frames += 1;
+    }
+    assert!(frames > 15, "the session is in the page");
 }
