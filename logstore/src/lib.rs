@@ -9,6 +9,7 @@
 pub mod cache;
 pub mod engine;
 pub mod flush;
+mod hot;
 pub mod inspect;
 pub mod key;
 pub mod log_index;

@@ -139,9 +139,17 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn get(self, key: &Key) -> Result<Option<Row>, ReadError> {
-        if let Some(seen) = self.memtables().find_map(|table| table.get(key)) {
-            return Ok(seen.row());
-        }
+        self.recent(key).map_or_else(|| self.flushed(key), Ok)
+    }
+
+    /// What the memtables say of a key; the outer `None` is nothing.
+    pub(crate) fn recent(self, key: &Key) -> Option<Option<Row>> {
+        let seen = self.memtables().find_map(|table| table.get(key))?;
+        Some(seen.row())
+    }
+
+    /// What the segments say of a key.
+    pub(crate) fn flushed(self, key: &Key) -> Result<Option<Row>, ReadError> {
         for segment in self.segments() {
             if let Some(row) = segment.get(key)? {
                 return Ok(row);

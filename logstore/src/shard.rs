@@ -8,14 +8,15 @@
 
 use crate::{
     flush::{FlushJob, Flushed},
-    key::{Key, Order, Row, Write},
+    hot::HotRows,
+    key::{Key, Order, Row, Shape, Write},
     log_index::LogIndex,
     memtable::{Memtable, Span},
     reads::{Frozen, GroupHead, ReadError, SegmentReader, View},
     replicas::{ReplicaKey, SegmentRef},
     segment::{SegmentFiles, SegmentMeta, SegmentOptions, reader::Segment},
 };
-use std::{mem, sync::Arc};
+use std::{cell::RefCell, mem, sync::Arc};
 
 /// Memtables that may wait to be written. At the bound a flush entry cannot be
 /// applied, and its leader proposes no more of them.
@@ -27,6 +28,7 @@ pub struct Shard {
     log: LogIndex,
     active: Memtable,
     sealed: SegmentReader,
+    hot: RefCell<HotRows>,
     applied: u64,
     flushed: u64,
     files: Arc<SegmentFiles>,
@@ -83,6 +85,7 @@ impl Shard {
             log,
             active: Memtable::default(),
             sealed: SegmentReader::default(),
+            hot: RefCell::default(),
             applied: flushed,
             flushed,
             files: files.clone(),
@@ -106,6 +109,7 @@ impl Shard {
         let mut segments: Vec<_> = known.chain(new).collect();
         segments.sort_by_key(|segment| (segment.meta().name.position, segment.meta().name.part));
         self.sealed.segments = Arc::new(segments);
+        self.hot.get_mut().clear();
         self.sealed.generation += 1;
     }
 
@@ -168,7 +172,20 @@ impl Shard {
     /// # Errors
     /// If a block that may hold it is damaged: that is not "absent".
     pub fn get(&self, key: &Key) -> Result<Option<Row>, ReadError> {
-        self.view().get(key)
+        let view = self.view();
+        if let Some(row) = view.recent(key) {
+            return Ok(row);
+        }
+        if key.shape() != Shape::State || self.sealed.segments.is_empty() {
+            return view.flushed(key);
+        }
+        let mut hot = self.hot.borrow_mut();
+        if let Some(row) = hot.get(key) {
+            return Ok(row);
+        }
+        let row = view.flushed(key)?;
+        hot.insert(*key, row.clone());
+        Ok(row)
     }
 
     /// At most `limit` rows from `from` to `to`, both included.

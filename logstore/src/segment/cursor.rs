@@ -23,6 +23,8 @@ struct Cursor {
     order: Order,
     number: u32,
     content: Bytes,
+    /// The interval of the block that `entries` are of.
+    interval: usize,
     entries: Vec<Entry>,
     /// The current entry; beyond the end there is none.
     at: usize,
@@ -37,26 +39,29 @@ impl Cursor {
         order: Order,
     ) -> Result<Self, ReadError> {
         let blocks = section.first..section.first + section.blocks;
-        let (segment, kind) = (segment.clone(), section.kind);
-        let (content, entries) = (Bytes::new(), Vec::new());
-        let number = blocks.start;
         let mut cursor = Self {
-            segment,
-            kind,
+            segment: segment.clone(),
+            kind: section.kind,
+            number: blocks.start,
             blocks,
             order,
-            number,
-            content,
-            entries,
+            content: Bytes::new(),
+            interval: 0,
+            entries: Vec::new(),
             at: 0,
         };
         match cursor.segment.locate(section, key)? {
             Some((number, _)) => {
                 cursor.load(number)?;
+                let interval = cursor.view()?.interval_of(key).flatten();
+                cursor.enter(interval.ok_or_else(|| cursor.malformed())?)?;
                 let above = cursor.entries.partition_point(|entry| entry.key() <= key);
                 cursor.at = above.saturating_sub(1);
             }
-            None if order == Order::Rising && !cursor.blocks.is_empty() => cursor.load(number)?,
+            None if order == Order::Rising && !cursor.blocks.is_empty() => {
+                cursor.load(cursor.number)?;
+                cursor.enter(0)?;
+            }
             None => {}
         }
         Ok(cursor)
@@ -64,12 +69,32 @@ impl Cursor {
 
     fn load(&mut self, number: u32) -> Result<(), ReadError> {
         self.content = self.segment.block(number, self.kind)?;
-        let entries = table::View::new(&self.content).and_then(|view| view.entries());
-        let entries = entries.filter(|entries| !entries.is_empty());
-        self.entries = entries.ok_or_else(|| self.segment.malformed(number))?;
         self.number = number;
-        self.at = 0;
         Ok(())
+    }
+
+    /// Takes an interval of the block apart, and goes to its first or last entry.
+    fn enter(&mut self, interval: usize) -> Result<(), ReadError> {
+        let entries = self
+            .view()?
+            .interval(interval)
+            .filter(|entries| !entries.is_empty());
+        self.entries = entries.ok_or_else(|| self.malformed())?;
+        self.interval = interval;
+        self.at = if self.order == Order::Rising {
+            0
+        } else {
+            self.entries.len() - 1
+        };
+        Ok(())
+    }
+
+    fn view(&self) -> Result<table::View<'_>, ReadError> {
+        table::View::new(&self.content).ok_or_else(|| self.malformed())
+    }
+
+    fn malformed(&self) -> ReadError {
+        self.segment.malformed(self.number)
     }
 
     fn entry(&self) -> Option<(&[u8], &[u8])> {
@@ -78,19 +103,26 @@ impl Cursor {
     }
 
     fn advance(&mut self) -> Result<(), ReadError> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
         match self.order {
-            Order::Rising => {
-                self.at += 1;
-                if self.at >= self.entries.len() && self.number + 1 < self.blocks.end {
-                    self.load(self.number + 1)?;
-                }
+            Order::Rising if self.at + 1 < self.entries.len() => self.at += 1,
+            Order::Rising if self.interval + 1 < self.view()?.intervals() => {
+                self.enter(self.interval + 1)?;
+            }
+            Order::Rising if self.number + 1 < self.blocks.end => {
+                self.load(self.number + 1)?;
+                self.enter(0)?;
             }
             Order::Falling if self.at > 0 => self.at -= 1,
+            Order::Falling if self.interval > 0 => self.enter(self.interval - 1)?,
             Order::Falling if self.number > self.blocks.start => {
                 self.load(self.number - 1)?;
-                self.at = self.entries.len() - 1;
+                let last = self.view()?.intervals().checked_sub(1);
+                self.enter(last.ok_or_else(|| self.malformed())?)?;
             }
-            Order::Falling => self.entries.clear(),
+            Order::Rising | Order::Falling => self.entries.clear(),
         }
         Ok(())
     }

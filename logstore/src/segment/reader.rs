@@ -212,7 +212,8 @@ impl Segment {
         Ok(spans)
     }
 
-    /// How many postings stand at or below a key: two blocks, however many there are.
+    /// How many postings stand below a key, or at it if it is included: one block of
+    /// the index and one of postings, however many there are.
     fn rank(&self, summary: &Summary, key: &Key, included: bool) -> Result<u64, ReadError> {
         let mut bytes = Vec::with_capacity(table::MAX_KEY);
         key.write(&mut bytes);
@@ -221,25 +222,34 @@ impl Segment {
         };
         let content = self.block(number, Kind::Postings)?;
         let malformed = || self.malformed(number);
-        let entries = table::View::new(&content).and_then(|view| view.entries());
-        let entries = entries.ok_or_else(malformed)?;
-        let mut rank = before;
-        let below = entries.partition_point(|entry| entry.key() <= &bytes[..]);
-        for (at, entry) in entries[..below].iter().enumerate() {
-            let chunk = &content[entry.value.clone()];
-            if at + 1 < below {
-                rank += postings::count(chunk).ok_or_else(malformed)?;
-                continue;
+        let view = table::View::new(&content).ok_or_else(malformed)?;
+        let (mut rank, mut last, mut fits) = (before, None, true);
+        let walked = view.walk(|entry| {
+            if entry.key() > &bytes[..] {
+                return false;
             }
-            let first = Key::read(entry.key()).ok_or_else(malformed)?;
-            let unpacked = postings::unpack(first.number(8), chunk).ok_or_else(malformed)?;
-            let counted = unpacked.iter().filter(|(order, _)| {
+            // The chunk before is full; of the last one a part counts.
+            if let Some(value) = last.replace(entry.value.clone()) {
+                let count = postings::count(&content[value]);
+                fits &= count.is_some();
+                rank += count.unwrap_or_default();
+            }
+            true
+        });
+        let entry = view.floor(&bytes).filter(|_| fits && walked.is_some());
+        let Some(entry) = entry.ok_or_else(malformed)? else {
+            return Ok(rank);
+        };
+        let first = Key::read(entry.key()).ok_or_else(malformed)?;
+        let chunk = postings::unpack(first.number(8), &content[entry.value]);
+        let counted = chunk
+            .ok_or_else(malformed)?
+            .into_iter()
+            .filter(|(order, _)| {
                 let at = Key::posting(first.inbox, first.family, first.number(0), *order);
                 at < *key || (included && at == *key)
             });
-            rank += counted.count() as u64;
-        }
-        Ok(rank)
+        Ok(rank + counted.count() as u64)
     }
 
     /// How many postings stand from `from` to `to`, both included.

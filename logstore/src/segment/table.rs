@@ -161,20 +161,10 @@ impl<'a> View<'a> {
 
     /// The last entry at or below `key`; the outer `None` is damage.
     pub(crate) fn floor(&self, key: &[u8]) -> Option<Option<Entry>> {
-        let (mut low, mut high) = (0, self.restarts.len() / 4);
-        let mut at = None;
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let place = self.restart(middle)?;
-            let mut entry = Entry::start();
-            entry.step(self.entries, place)?;
-            if entry.key() <= key {
-                (at, low) = (Some(place), middle + 1);
-            } else {
-                high = middle;
-            }
-        }
-        let Some(mut at) = at else { return Some(None) };
+        let Some(interval) = self.interval_of(key)? else {
+            return Some(None);
+        };
+        let mut at = self.restart(interval)?;
         let mut entry = Entry::start();
         let mut found = None;
         while at < self.entries.len() {
@@ -190,22 +180,67 @@ impl<'a> View<'a> {
         Some(found)
     }
 
+    /// The last interval whose first key is at or below `key`.
+    pub(crate) fn interval_of(&self, key: &[u8]) -> Option<Option<usize>> {
+        let (mut low, mut high) = (0, self.intervals());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let mut entry = Entry::start();
+            entry.step(self.entries, self.restart(middle)?)?;
+            if entry.key() <= key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Some(low.checked_sub(1))
+    }
+
+    /// From one restart to the next.
+    pub(crate) fn intervals(&self) -> usize {
+        self.restarts.len() / 4
+    }
+
+    /// The entries of an interval: at most sixteen, so that a cursor need not take a
+    /// whole block apart.
+    pub(crate) fn interval(&self, index: usize) -> Option<Vec<Entry>> {
+        let start = self.restart(index)?;
+        let end = self.restart(index + 1).unwrap_or(self.entries.len());
+        self.between(start, end, RESTART_ENTRIES as usize)
+    }
+
     /// All entries.
     pub(crate) fn entries(&self) -> Option<Vec<Entry>> {
-        let mut entries = Vec::with_capacity((self.count as usize).min(self.entries.len()));
+        let entries = self.between(0, self.entries.len(), self.count as usize)?;
+        (entries.len() == self.count as usize).then_some(entries)
+    }
+
+    /// Gives the entries to `see`, as long as it says so.
+    pub(crate) fn walk(&self, mut see: impl FnMut(&Entry) -> bool) -> Option<()> {
         let mut entry = Entry::start();
         let mut at = 0;
         while at < self.entries.len() {
             at = entry.step(self.entries, at)?;
+            if !see(&entry) {
+                break;
+            }
+        }
+        Some(())
+    }
+
+    fn between(&self, mut at: usize, end: usize, expected: usize) -> Option<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(expected.min(self.entries.len()));
+        let mut entry = Entry::start();
+        while at < end {
+            at = entry.step(self.entries, at)?;
             entries.push(entry.clone());
         }
-        (entries.len() == self.count as usize).then_some(entries)
+        (entries.len() <= expected).then_some(entries)
     }
 
     fn restart(&self, index: usize) -> Option<usize> {
-        Input(self.restarts.get(index * 4..)?)
-            .u32()
-            .map(|at| at as usize)
+        let mut input = Input(self.restarts.get(index * 4..)?);
+        input.u32().map(|at| at as usize)
     }
 }
 
@@ -241,6 +276,12 @@ mod tests {
                 let found = view.floor(&probe).unwrap();
                 let found = found.map(|e| (e.key().to_vec(), content[e.value].to_vec()));
                 prop_assert_eq!(found, expected.map(|(key, value)| (key.clone(), value.clone())));
+                let interval = view.interval_of(&probe).unwrap();
+                let keys = interval.map(|at| view.interval(at).unwrap());
+                let inside = keys.is_some_and(|keys| {
+                    keys.iter().any(|entry| Some(entry.key()) == expected.map(|(key, _)| &key[..]))
+                });
+                prop_assert_eq!(inside, expected.is_some());
             }
         }
 
@@ -248,6 +289,7 @@ mod tests {
         fn no_bytes_make_it_panic(content in prop::collection::vec(any::<u8>(), 0..100)) {
             if let Some(view) = View::new(&content) {
                 let _ = view.entries();
+                let _ = view.interval(0);
                 let _ = view.floor(b"key");
             }
         }

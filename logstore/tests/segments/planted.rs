@@ -194,19 +194,14 @@ fn the_chain_of_an_inbox_goes_on_from_segment_to_segment() {
         ..SegmentOptions::default()
     });
     let mut rows = Vec::new();
-    for sequence in 1..=30_u64 {
+    for number in 1..=30_u8 {
+        let sequence = u64::from(number);
         let header = sequence.to_le_bytes().to_vec();
-        let body = vec![sequence.to_le_bytes()[0]; 40 + sequence as usize];
-        rig.put(
-            vec![(
-                Key::append(4, 32, sequence),
-                header.clone(),
-                Some(body.clone()),
-            )],
-            &[],
-        );
+        let body = vec![number; 40 + usize::from(number)];
+        let key = Key::append(4, 32, sequence);
+        rig.put(vec![(key, header.clone(), Some(body.clone()))], &[]);
         rows.push((header, body));
-        if sequence % 7 == 0 {
+        if number % 7 == 0 {
             rig.put(vec![(Key::append(8, 32, sequence / 7), vec![1], None)], &[]);
             rig.freeze_and_flush();
         }
@@ -222,7 +217,7 @@ fn the_chain_of_an_inbox_goes_on_from_segment_to_segment() {
                 assert_eq!(family, 32);
                 assert_eq!(
                     inbox.chain,
-                    Some(chain(&rows[..end as usize])),
+                    Some(chain(&rows[..usize::try_from(end).unwrap()])),
                     "up to {end}"
                 );
                 last = last.max(end);
