@@ -4,6 +4,7 @@
 //! here are sockets, threads and clocks. The binary is a few lines over this library,
 //! so that tests and tools reach the same parts.
 
+pub mod admin;
 pub mod clock;
 pub mod edge;
 pub mod metrics;

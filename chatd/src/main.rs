@@ -1,47 +1,77 @@
-//! The daemon's binary.
+//! The daemon's binary: flags, logs, a runtime, and the server in it.
+//!
+//! Exit codes: 0 after a stop that was asked for, 1 if the node could not start or
+//! had to end, 2 if the settings are wrong.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
-use chatd::server::{self, Config};
-use clap::Parser;
+use chatd::{
+    server,
+    settings::{self, LogFormat, Settings, flags::Flags},
+};
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A chat backend in one binary.
-#[derive(Parser)]
-#[command(version)]
-struct Flags {
-    /// Accept `dev:<name>` as a token, on loopback only.
-    #[arg(long)]
-    dev: bool,
-    /// The data directory.
-    #[arg(long, default_value = "./chatd-data")]
-    data: PathBuf,
-    /// Where clients come: TCP and UDP.
-    #[arg(long, default_value = "127.0.0.1:7443")]
-    listen: SocketAddr,
-    /// Where operators come.
-    #[arg(long, default_value = "127.0.0.1:7444")]
-    admin_listen: SocketAddr,
-    /// Append the size of each write of the log to this file.
-    #[arg(long)]
-    trace_log_writes: Option<PathBuf>,
+const FAILED: u8 = 1;
+const WRONG_SETTINGS: u8 = 2;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if flags.print_configuration {
+        // A reader that has seen enough is no error.
+        drop(std::io::stdout().write_all(settings::reference().as_bytes()));
+        return ExitCode::SUCCESS;
+    }
+    let environment = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let settings = match settings::load(&flags.sources(environment)) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error.to_string(), WRONG_SETTINGS),
+    };
+    if let Err(error) = start_logs(&settings) {
+        return refuse(&error, WRONG_SETTINGS);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if settings.edge.workers > 0 {
+        builder.worker_threads(settings.edge.workers);
+    }
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("threads cannot be started: {error}"), FAILED),
+    };
+    let result = runtime.block_on(server::run(settings));
+    // Tasks that still wait for a client or a file have nothing to lose.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{error:#}"), FAILED),
+    }
 }
 
-fn main() -> anyhow::Result<()> {
-    let flags = Flags::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(server::run(Config {
-        data: flags.data,
-        listen: flags.listen,
-        admin_listen: flags.admin_listen,
-        dev: flags.dev,
-        trace_log_writes: flags.trace_log_writes,
-    }))
+fn refuse(message: &str, code: u8) -> ExitCode {
+    eprintln!("chatd: {message}");
+    ExitCode::from(code)
+}
+
+fn start_logs(settings: &Settings) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&settings.logging.filter).map_err(|error| {
+        format!(
+            "`logging.filter` is {:?}, which is no filter: {error}",
+            settings.logging.filter
+        )
+    })?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match settings.logging.format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
 }

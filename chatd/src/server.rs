@@ -1,213 +1,465 @@
 //! Puts the parts of a node together, and takes them apart in order when it ends.
+//!
+//! Start: settings, directory, ports, shards, doors. A port that is taken or a
+//! directory of somebody else is found out before anything is written. End: no new
+//! sessions, clients told, what they still send carried out, the log synced, exit 0.
+//! A write that failed ends it at once, with 1.
+
+pub mod data;
+mod process;
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    net::SocketAddr,
+    path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use chat_core::{host::HostSettings, placement::map::ShardMap, session::SessionSettings};
-use chat_wire::{ids::NodeId, limits::Limits};
-use logstore::{engine, segment::SegmentOptions, storage::disk::Disk};
-use tokio::signal::unix::{SignalKind, signal};
+use chat_wire::limits::Limits;
+use logstore::{
+    engine,
+    segment::{Compression, SegmentOptions},
+    storage::disk::Disk,
+};
 use tokio_rustls::TlsAcceptor;
 
+use self::{data::Data, process::Stop};
 use crate::{
+    admin::{
+        audit,
+        routes::{self, Admin},
+    },
     edge::{
         admission::{Admission, Caps},
-        auth::{self, Authenticator, keys::Keys},
+        auth::{
+            Authenticator, Rules,
+            keys::{self, Keys, Source},
+        },
         connection::Shared,
         heartbeat::Heartbeat,
-        listeners::{self, Edge},
+        listeners::{self, Bound, Edge, Listeners},
         outbound::{Bounds, Sessions, Signal},
         quic,
-        tls::{self, Certificate},
+        tls::{self, Certificate, Files},
         websocket::upgrade,
     },
     metrics::Metrics,
-    shards::{self, Shards},
+    settings::Settings,
+    shards::{self, Join, Shards},
 };
 
-/// What a node is told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The data directory.
-    pub data: PathBuf,
-    /// Clients come here, by TCP and UDP.
-    pub listen: SocketAddr,
-    /// Operators come here.
-    pub admin_listen: SocketAddr,
-    /// `dev:<name>` is a token; loopback only.
-    pub dev: bool,
-    /// Where to write the size of each write of the log.
-    pub trace_log_writes: Option<PathBuf>,
-}
+/// How often the end of connections is looked for.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long connections that were closed may linger.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How often a start is asked whether all shards serve.
+const READY_STEP: Duration = Duration::from_millis(200);
+/// Bytes of an admin token at least.
+const TOKEN_BYTES: usize = 16;
 
-const RECONNECT_WITHIN_MS: u32 = 2_000;
-const DRAIN: Duration = Duration::from_millis(500);
+/// A node that runs.
+struct Node {
+    admin: Arc<Admin>,
+    admission: Arc<Admission>,
+    sessions: Arc<Sessions>,
+    shards: Shards,
+    listeners: Vec<Listeners>,
+    join: Join,
+    addresses: Vec<SocketAddr>,
+    admin_address: SocketAddr,
+    /// Held to the end.
+    _data: Data,
+}
 
 /// Runs a node until it is told to end, or has to.
 ///
 /// # Errors
 /// What keeps it from starting, or made it end.
-pub async fn run(config: Config) -> Result<()> {
-    let loopback = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if config.dev && !loopback(config.listen) {
-        bail!(
-            "--dev accepts anybody's name, so it listens on loopback only: choose a --listen on 127.0.0.1"
-        );
-    }
-    if !config.dev {
-        bail!("chatd needs a JWKS to check tokens, or --dev to try it on this machine");
-    }
-    fs::create_dir_all(&config.data).with_context(|| {
-        format!(
-            "the data directory {} cannot be made",
-            config.data.display()
-        )
-    })?;
-    let metrics = Arc::new(Metrics::new());
-    let sessions = Arc::new(Sessions::new(Bounds::default()));
-    let node = NodeId(rand::random());
-    let limits = Limits::default();
-    let map = Arc::new(ShardMap::even(64));
-    let host = HostSettings {
-        limits,
-        ..HostSettings::new(node, rand::random(), map)
-    };
-    let shards_config = shards::Config {
-        storage: Arc::new(Disk::new(&config.data)?),
-        engine: engine::Options {
-            log_id: rand::random(),
-            ..engine::Options::default()
-        },
-        segments: SegmentOptions::default(),
-        cache_bytes: 8 << 20,
-        node,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        shards: 64,
-        host,
-        trace_log_writes: config.trace_log_writes.clone(),
-    };
-    let (shards, join) = {
-        let (sessions, metrics) = (Arc::clone(&sessions), Arc::clone(&metrics));
-        tokio::task::spawn_blocking(move || Shards::start(shards_config, sessions, metrics))
-            .await??
-    };
-    let certificate = Arc::new(Certificate::load(tls::dev_files(&config.data)?)?);
-    let settings = Arc::new(SessionSettings::new(limits, rand::random()));
-    let heartbeat = Arc::new(Heartbeat::new(Arc::clone(&sessions), 2));
-    for worker in 0..heartbeat.workers() {
-        tokio::spawn(Arc::clone(&heartbeat).run(worker));
-    }
-    let rules = auth::Rules {
-        audiences: Vec::new(),
-        dev: true,
-    };
-    let authenticator = Arc::new(Authenticator::new(
-        rules,
-        Keys::default(),
-        256,
-        Arc::clone(&metrics),
-    ));
-    let caps = Caps {
-        connections: 10_000,
-        handshakes: 1_024,
-        per_address_per_second: 100_000,
-        per_address_burst: 100_000,
-    };
-    let admission = Arc::new(Admission::new(caps, Arc::clone(&metrics)));
-    let edge = Arc::new(Edge {
-        shared: Arc::new(Shared {
-            sessions: Arc::clone(&sessions),
-            heartbeat,
-            hosts: Arc::new(shards.clone()),
-            authenticator,
-            metrics: Arc::clone(&metrics),
-            websocket: Arc::clone(&settings),
-            quic: settings,
-            reconnect_within_ms: RECONNECT_WITHIN_MS,
-        }),
-        admission: Arc::clone(&admission),
-        tls: Some(TlsAcceptor::from(certificate.tcp()?)),
-        plain: true,
-        rules: upgrade::Rules {
-            local_origins_only: true,
-        },
-        handshake_timeout: Duration::from_secs(5),
-    });
-    let bound = listeners::bind(config.listen, 2, true)?;
-    let address = bound.address;
-    let quic = quic::server_config(certificate.quic()?);
-    let listeners = edge.listen(bound, Some(&quic))?;
-    let admin = tokio::net::TcpListener::bind(config.admin_listen)
-        .await
-        .map_err(|error| {
-            listeners::bind_error(config.admin_listen, "TCP", "admin_listen", error)
-        })?;
-    let admin_address = admin.local_addr()?;
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_text))
-        .route("/v1/cluster", get(cluster))
-        .with_state((shards.clone(), Arc::clone(&metrics)));
-    tokio::spawn(async move { axum::serve(admin, router).await });
-    println!(
-        "chatd listens on ws://{address}/v1/ws and quic://{address}, admin on http://{admin_address}"
-    );
-    println!("--dev: anybody on this machine may be anybody, by the token dev:<name>");
-    println!("next: cargo run --release --bin chatctl -- chat --as alice bob");
-
-    let mut terminate = signal(SignalKind::terminate())?;
+pub async fn run(settings: Settings) -> Result<()> {
+    let mut stop = Stop::listen().context("signals cannot be listened for")?;
+    let node = start(&settings).await?;
+    announce(&settings, &node);
+    tokio::spawn(tell_when_ready(Arc::clone(&node.admin)));
     let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = tokio::signal::ctrl_c() => None,
-        reason = shards.failed() => Some(reason),
+        name = stop.next() => {
+            tracing::info!(signal = name, "stopping; once more to stop at once");
+            None
+        }
+        reason = node.shards.failed() => Some(reason),
     };
-    admission.drain();
-    listeners.stop_accepting();
-    if failed.is_none() {
-        sessions.signal_all(Signal::Drain);
-        tokio::time::sleep(DRAIN).await;
+    tokio::select! {
+        () = close(&settings, &node, failed.is_some()) => {}
+        name = stop.next() => tracing::warn!(signal = name, "clients are not waited for"),
     }
-    sessions.signal_all(Signal::Stop);
-    listeners.wait_idle(Duration::from_secs(1)).await;
-    tokio::task::spawn_blocking(move || join.stop()).await?;
+    // The log is synced whatever the clients do.
+    let join = node.join;
+    tokio::task::spawn_blocking(move || join.stop())
+        .await
+        .context("the shard threads did not end")?;
     match failed {
-        Some(reason) => bail!(reason),
+        Some(reason) => bail!("the node has stopped: {reason}"),
         None => Ok(()),
     }
 }
 
-type Admin = (Shards, Arc<Metrics>);
+async fn start(settings: &Settings) -> Result<Node> {
+    let data = Data::open(&settings.data, rand::random)?;
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    process::raise_open_files(settings.edge.max_connections);
+    let certificate = certificate(settings, data.path())?;
+    let bound = settings
+        .listen
+        .iter()
+        .map(|address| listeners::bind(*address, workers, certificate.is_some()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = tokio::net::TcpListener::bind(settings.admin.listen)
+        .await
+        .map_err(|error| {
+            listeners::bind_error(settings.admin.listen, "TCP", "admin.listen", error)
+        })?;
+    let admin_address = admin_listener.local_addr()?;
+    let admin_token = admin_token(settings.admin.token_file.as_deref())?;
 
-async fn readyz(State((shards, _)): State<Admin>) -> impl IntoResponse {
-    match tokio::task::spawn_blocking(move || shards.status()).await {
-        Ok(status) if status.ready => (StatusCode::OK, "ready".to_owned()),
-        Ok(status) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("down: {:?}", status.down),
-        ),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    let metrics = Arc::new(Metrics::new());
+    let sessions = Arc::new(Sessions::new(Bounds {
+        session_bytes: settings.edge.outbound_session_bytes,
+        total_bytes: settings.edge.outbound_total_bytes,
+        ..Bounds::default()
+    }));
+    let (authenticator, source) = authenticator(settings, workers, &metrics)?;
+    let (shards, join) = start_shards(settings, &data, &sessions, &metrics).await?;
+
+    let heartbeat = Arc::new(Heartbeat::new(Arc::clone(&sessions), workers));
+    for worker in 0..heartbeat.workers() {
+        tokio::spawn(Arc::clone(&heartbeat).run(worker));
+    }
+    if let Some(source) = source {
+        tokio::spawn(keys::follow(Arc::clone(&authenticator), source));
+    }
+    let admission = Arc::new(Admission::new(caps(settings), Arc::clone(&metrics)));
+    tokio::spawn(process::watch_memory(
+        Arc::clone(&admission),
+        settings.edge.memory_bytes,
+    ));
+    let shared = shared(
+        settings,
+        &shards,
+        &sessions,
+        heartbeat,
+        authenticator,
+        &metrics,
+    );
+    let addresses = bound.iter().map(|bound| bound.address).collect();
+    let listeners = open_doors(settings, bound, certificate, shared, &admission)?;
+
+    let admin = Arc::new(Admin::new(
+        shards.clone(),
+        Arc::clone(&sessions),
+        Arc::clone(&admission),
+        Arc::clone(&metrics),
+        admin_token,
+    ));
+    let router = routes::router(Arc::clone(&admin));
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(admin_listener, router).await {
+            tracing::error!(%error, "the admin port has ended");
+        }
+    });
+    tokio::spawn(audit::walk(
+        shards.clone(),
+        metrics,
+        settings.audit.events_per_second,
+    ));
+    Ok(Node {
+        admin,
+        admission,
+        sessions,
+        shards,
+        listeners,
+        join,
+        addresses,
+        admin_address,
+        _data: data,
+    })
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let (own, cluster) = (&settings.limits, &settings.cluster);
+    Limits {
+        frame_bytes: own.frame_bytes,
+        content_bytes: cluster.content_bytes,
+        sends_per_second: own.sends_per_second,
+        sends_burst: own.sends_burst,
+        presence_subscriptions: own.presence_subscriptions,
+        group_members: cluster.group_members,
+        devices: cluster.devices,
+        mentions: cluster.mentions,
+        history_page: own.history_page,
+        in_flight: own.in_flight,
+        event_credits: own.event_credits,
+        bulk_credits: own.bulk_credits,
     }
 }
 
-async fn metrics_text(State((shards, metrics)): State<Admin>) -> String {
-    drop(tokio::task::spawn_blocking(move || shards.status()).await);
-    metrics.encode()
+fn caps(settings: &Settings) -> Caps {
+    Caps {
+        connections: settings.edge.max_connections,
+        handshakes: settings.edge.handshakes_at_once,
+        per_address_per_second: settings.edge.connects_per_second,
+        per_address_burst: settings.edge.connects_burst,
+    }
 }
 
-async fn cluster(State((shards, _)): State<Admin>) -> impl IntoResponse {
-    match tokio::task::spawn_blocking(move || shards.status()).await {
-        Ok(status) => Json(status).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+/// The certificate that settings name, or the one of `dev`.
+fn certificate(settings: &Settings, data: &Path) -> Result<Option<Arc<Certificate>>> {
+    let files = match (&settings.tls.certificate, &settings.tls.key) {
+        (Some(certificate), Some(key)) => Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        _ if settings.dev => tls::dev_files(data)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(Arc::new(Certificate::load(files)?)))
+}
+
+/// The bearer token of the admin port.
+fn admin_token(file: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = file else { return Ok(None) };
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("admin.token_file {} cannot be read", path.display()))?;
+    let token = text.lines().next().unwrap_or_default().trim().to_owned();
+    if token.len() < TOKEN_BYTES {
+        bail!(
+            "the first line of admin.token_file {} must hold a token of at least {TOKEN_BYTES} bytes",
+            path.display()
+        );
+    }
+    Ok(Some(token))
+}
+
+fn authenticator(
+    settings: &Settings,
+    workers: usize,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Authenticator>, Option<Source>)> {
+    let auth = &settings.auth;
+    let (keys, source) = match (&auth.jwks_file, &auth.jwks_url) {
+        (Some(path), _) => (keys::read_file(path)?, Some(Source::File(path.clone()))),
+        (None, Some(url)) => {
+            // Only that it can be asked: the keys may come later, and until then
+            // logins are UNAVAILABLE. A node must start while they cannot be had.
+            drop(keys::Fetcher::new(url, auth.jwks_ca_file.as_deref())?);
+            let source = Source::Url {
+                url: url.clone(),
+                ca_file: auth.jwks_ca_file.clone(),
+                every: Duration::from_secs(auth.jwks_every_s),
+            };
+            (Keys::default(), Some(source))
+        }
+        (None, None) => (Keys::default(), None),
+    };
+    let rules = Rules {
+        audiences: auth.audience.clone(),
+        dev: settings.dev,
+    };
+    let budget = match auth.logins_at_once {
+        0 => workers.saturating_sub(1).max(1),
+        logins => logins,
+    };
+    let authenticator = Authenticator::new(rules, keys, budget, Arc::clone(metrics));
+    Ok((Arc::new(authenticator), source))
+}
+
+async fn start_shards(
+    settings: &Settings,
+    data: &Data,
+    sessions: &Arc<Sessions>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Shards, Join)> {
+    let (own, log) = (&settings.shards, &settings.log);
+    let compression = if log.compression {
+        Compression::default()
+    } else {
+        Compression::None
+    };
+    let config = shards::Config {
+        storage: Arc::new(Disk::new(data.path())?),
+        engine: engine::Options {
+            file_bytes: log.file_bytes,
+            pool_files: log.pool_files,
+            budget_bytes: log.budget_bytes,
+            stop_free_bytes: log.stop_free_bytes,
+            resume_free_bytes: log.resume_free_bytes,
+            log_id: rand::random(),
+            ..engine::Options::default()
+        },
+        segments: SegmentOptions {
+            compression,
+            ..SegmentOptions::default()
+        },
+        cache_bytes: log.cache_bytes,
+        node: data.node,
+        threads: match own.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        },
+        shards: settings.cluster.shards,
+        host: HostSettings {
+            limits: limits(settings),
+            outbox_bytes: settings.cluster.outbox_bytes,
+            ack_flush_ms: own.ack_flush_ms,
+            outbox_resend_ms: own.outbox_resend_ms,
+            presence_coalesce_ms: own.presence_coalesce_ms,
+            slow_consumer_ms: own.slow_consumer_ms,
+            flush_bytes: own.flush_bytes,
+            // The map is that of the data, once it is read.
+            ..HostSettings::new(data.node, rand::random(), Arc::new(ShardMap::even(1)))
+        },
+        trace_log_writes: log.trace_writes.clone(),
+    };
+    let (sessions, metrics) = (Arc::clone(sessions), Arc::clone(metrics));
+    let path = settings.data.clone();
+    tokio::task::spawn_blocking(move || Shards::start(config, sessions, metrics))
+        .await?
+        .with_context(|| format!("the data directory {} cannot be used", path.display()))
+}
+
+fn shared(
+    settings: &Settings,
+    shards: &Shards,
+    sessions: &Arc<Sessions>,
+    heartbeat: Arc<Heartbeat>,
+    authenticator: Arc<Authenticator>,
+    metrics: &Arc<Metrics>,
+) -> Arc<Shared> {
+    // Drawn at every start: old resume tokens then cost their clients a round trip.
+    let common = SessionSettings::new(limits(settings), rand::random());
+    let with_heartbeat = |heartbeat_ms| {
+        Arc::new(SessionSettings {
+            heartbeat_ms,
+            ..common.clone()
+        })
+    };
+    Arc::new(Shared {
+        sessions: Arc::clone(sessions),
+        heartbeat,
+        hosts: Arc::new(shards.clone()),
+        authenticator,
+        metrics: Arc::clone(metrics),
+        websocket: with_heartbeat(settings.edge.websocket_heartbeat_ms),
+        quic: with_heartbeat(settings.edge.quic_heartbeat_ms),
+        reconnect_within_ms: settings.edge.reconnect_within_ms,
+    })
+}
+
+fn open_doors(
+    settings: &Settings,
+    bound: Vec<Bound>,
+    certificate: Option<Arc<Certificate>>,
+    shared: Arc<Shared>,
+    admission: &Arc<Admission>,
+) -> Result<Vec<Listeners>> {
+    let quic = match &certificate {
+        Some(certificate) => Some(quic::server_config(certificate.quic()?)),
+        None => None,
+    };
+    let tls = match &certificate {
+        Some(certificate) => Some(TlsAcceptor::from(certificate.tcp()?)),
+        None => None,
+    };
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.follow());
+    }
+    let edge = Arc::new(Edge {
+        shared,
+        admission: Arc::clone(admission),
+        tls,
+        plain: settings.mode().plain,
+        rules: upgrade::Rules {
+            local_origins_only: settings.dev,
+        },
+        handshake_timeout: Duration::from_millis(settings.edge.handshake_timeout_ms),
+    });
+    bound
+        .into_iter()
+        .map(|bound| {
+            edge.listen(bound, quic.as_ref())
+                .context("a socket cannot be used")
+        })
+        .collect()
+}
+
+/// Says where the node listens and what to do next.
+fn announce(settings: &Settings, node: &Node) {
+    let mode = settings.mode();
+    println!("chatd {} listens:", env!("CARGO_PKG_VERSION"));
+    for address in &node.addresses {
+        if mode.plain {
+            println!("  WebSocket   ws://{address}/v1/ws");
+        }
+        if mode.tls {
+            println!("  WebSocket   wss://{address}/v1/ws");
+            println!("  QUIC        quic://{address}");
+        }
+    }
+    println!(
+        "  admin       http://{}  (/readyz, /metrics, /v1/cluster)",
+        node.admin_address
+    );
+    println!("  data        {}", settings.data.display());
+    if settings.dev {
+        println!();
+        println!("WARNING: --dev lets anybody on this machine be anybody (token dev:<name>).");
+        println!("Next, in another terminal:");
+        println!("  cargo run --release --bin chatctl -- chat --as alice bob");
+        tracing::warn!("--dev: tokens are not checked; never use it where others can connect");
+    }
+}
+
+/// Logs once when every shard serves.
+async fn tell_when_ready(admin: Arc<Admin>) {
+    let began = Instant::now();
+    loop {
+        let status = admin.status().await;
+        if status.ready {
+            let seconds = began.elapsed().as_secs_f64();
+            tracing::info!(shards = status.shards.len(), seconds, "every shard serves");
+            return;
+        }
+        tokio::time::sleep(READY_STEP).await;
+    }
+}
+
+/// Ends what clients see of the node.
+async fn close(settings: &Settings, node: &Node, failed: bool) {
+    node.admin.drain();
+    node.admission.drain();
+    for listeners in &node.listeners {
+        listeners.stop_accepting();
+    }
+    if !failed {
+        node.sessions.signal_all(Signal::Drain);
+        let timeout = Duration::from_millis(settings.drain_timeout_ms());
+        until_empty(&node.sessions, timeout).await;
+    }
+    node.sessions.signal_all(Signal::Stop);
+    until_empty(&node.sessions, CLOSE_TIMEOUT).await;
+    for listeners in &node.listeners {
+        listeners.wait_idle(CLOSE_TIMEOUT).await;
+    }
+}
+
+async fn until_empty(sessions: &Sessions, at_most: Duration) {
+    let empty = async {
+        while !sessions.is_empty() {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    };
+    if tokio::time::timeout(at_most, empty).await.is_err() {
+        tracing::info!(sessions = sessions.len(), "clients are still connected");
     }
 }

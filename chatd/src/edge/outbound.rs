@@ -45,9 +45,12 @@ impl Default for Bounds {
     }
 }
 
+/// Sessions of one lock.
+type Stripe = HashMap<SessionId, Arc<Mailbox>>;
+
 /// All live sessions of this node.
 pub struct Sessions {
-    stripes: Box<[Mutex<HashMap<SessionId, Arc<Mailbox>>>]>,
+    stripes: Box<[Mutex<Stripe>]>,
     next: AtomicU64,
     bounds: Bounds,
     total: Arc<AtomicUsize>,
@@ -120,7 +123,7 @@ impl Sessions {
         }
     }
 
-    fn stripe(&self, session: SessionId) -> MutexGuard<'_, HashMap<SessionId, Arc<Mailbox>>> {
+    fn stripe(&self, session: SessionId) -> MutexGuard<'_, Stripe> {
         let at = usize::try_from(session.0 % STRIPES as u64).expect("below the stripes");
         lock(&self.stripes[at])
     }

@@ -259,7 +259,7 @@ async fn follow_url(authenticator: &Authenticator, fetcher: &Fetcher, every: Dur
             authenticator.key_is_missing().await;
         };
         // An unknown key or the interval, whichever is first.
-        let _ = tokio::time::timeout(every, asked).await;
+        drop(tokio::time::timeout(every, asked).await);
     }
 }
 

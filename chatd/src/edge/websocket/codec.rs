@@ -413,7 +413,7 @@ pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 pub fn encode_close(code: u16, reason: &str, out: &mut Vec<u8>) {
     let mut payload = Vec::with_capacity(CONTROL_BYTES);
     payload.extend_from_slice(&code.to_be_bytes());
-    payload.extend_from_slice(reason[..reason.floor_char_boundary(CONTROL_BYTES - 2)].as_bytes());
+    payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(CONTROL_BYTES - 2)]);
     encode(Opcode::Close, &payload, out);
 }
 

@@ -1,0 +1,188 @@
+//! The data directory as a whole: that it is ours alone, that it can be written, and
+//! who this node is.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use chat_wire::ids::NodeId;
+
+/// Held by the process that uses the directory, with its number in it.
+const LOCK: &str = "LOCK";
+/// The node's number, in hexadecimal.
+const NODE: &str = "NODE";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process has it.
+    #[error(
+        "the data directory {path} is in use by another process{}: stop it, or choose another \
+         directory with --data", holder.as_ref().map_or_else(String::new, |pid| format!(" ({pid})"))
+    )]
+    InUse {
+        /// Which.
+        path: String,
+        /// The number of that process.
+        holder: Option<String>,
+    },
+    /// It cannot be written.
+    #[error(
+        "the data directory {path} cannot be written: {error}; check its owner and how it is \
+         mounted, or choose another with --data"
+    )]
+    NotWritable {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The node's number cannot be read.
+    #[error(
+        "{path} does not hold a node's number: restore it from a copy, or remove it to let the node draw a new one"
+    )]
+    Identity {
+        /// Which file.
+        path: String,
+    },
+}
+
+/// A data directory that is ours until this is dropped.
+#[derive(Debug)]
+pub struct Data {
+    path: PathBuf,
+    _lock: File,
+    /// This node.
+    pub node: NodeId,
+}
+
+impl Data {
+    /// Makes the directory if it is missing, takes it, and learns who this node is,
+    /// which `draw` decides at the first start.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn open(path: &Path, draw: impl FnOnce() -> u64) -> Result<Self, DataError> {
+        let failed = |error| DataError::NotWritable {
+            path: path.display().to_string(),
+            error,
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = lock.take(64).read_to_string(&mut holder);
+                return Err(DataError::InUse {
+                    path: path.display().to_string(),
+                    holder: read.ok().map(|_| format!("process {}", holder.trim())),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Only for people who wonder who it is.
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
+        let node = identity(path, draw)?;
+        Ok(Self {
+            path: path.into(),
+            _lock: lock,
+            node,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn identity(folder: &Path, draw: impl FnOnce() -> u64) -> Result<NodeId, DataError> {
+    let path = folder.join(NODE);
+    let failed = |error| DataError::NotWritable {
+        path: folder.display().to_string(),
+        error,
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => u64::from_str_radix(text.trim(), 16)
+            .ok()
+            .filter(|number| *number != 0)
+            .map(NodeId)
+            .ok_or_else(|| DataError::Identity {
+                path: path.display().to_string(),
+            }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let number = draw().max(1);
+            // Whole or not at all, whenever the machine stops.
+            let new = folder.join("NODE.new");
+            let write = || -> io::Result<()> {
+                let mut file = File::create(&new)?;
+                writeln!(file, "{number:016x}")?;
+                file.sync_all()?;
+                fs::rename(&new, &path)?;
+                File::open(folder)?.sync_all()
+            };
+            write().map_err(failed)?;
+            Ok(NodeId(number))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_number_and_another_directory_has_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/data");
+        assert_eq!(Data::open(&path, || 7).unwrap().node, NodeId(7));
+        assert_eq!(Data::open(&path, || 8).unwrap().node, NodeId(7));
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused_and_free_again_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Data::open(folder.path(), || 7).unwrap();
+        let error = Data::open(folder.path(), || 7).unwrap_err().to_string();
+        assert!(error.contains("in use by another process"), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(held);
+        assert!(Data::open(folder.path(), || 7).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_directory_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let error = Data::open(&path, || 7).unwrap_err().to_string();
+        assert!(
+            error.contains("cannot be written") && error.contains("file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_broken_number_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(NODE), "not hexadecimal").unwrap();
+        assert!(matches!(
+            Data::open(folder.path(), || 7),
+            Err(DataError::Identity { .. })
+        ));
+    }
+}
