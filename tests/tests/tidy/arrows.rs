@@ -46,8 +46,8 @@ const NEEDED: &[(&str, &[&str])] = &[
 
 /// What only some modules of a crate may name: (crate's folder, crate, modules).
 const JOINTS: &[(&str, &str, &[&str])] = &[
-    // One place joins Raft's log and the engine's.
-    ("chatd", "logstore", &["shards"]),
+    // One place joins Raft's log and the engine's; the server opens the directory.
+    ("chatd", "logstore", &["shards", "server"]),
     ("chatd", "raft", &["shards"]),
     ("chatd/core", "raft", &["replica", "host", "store"]),
     ("logstore", "memmap2", &["mmap"]),
