@@ -189,6 +189,12 @@ impl<'a> Checker<'a> {
         self.membership.expected(user)
     }
 
+    /// What acknowledgements and SEENs imply so far, by place and user.
+    #[must_use]
+    pub const fn implied(&self) -> &HashMap<(u32, u32), Marks> {
+        &self.implied
+    }
+
     /// Checks what a device saw: rules 1, 2, 3, 4, 6 and 7.
     pub fn view(&mut self, view: &View) {
         self.views.push(view.user);

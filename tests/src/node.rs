@@ -239,6 +239,20 @@ impl Node {
         }
     }
 
+    /// Fails if the process has ended by itself.
+    ///
+    /// # Errors
+    /// With its log.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        if let Some(child) = &mut self.child
+            && let Some(status) = child.try_wait()?
+        {
+            self.child = None;
+            bail!("chatd ended with {status}:\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Whether the process runs.
     #[must_use]
     pub fn runs(&self) -> bool {

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chat_wire::ids::{ClientId, GroupId, UserId};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
 
@@ -23,7 +24,7 @@ pub const MERGED_MEMBERS: usize = 20;
 const AUDIENCES: [(usize, u32); 5] = [(1, 35), (5, 30), (20, 20), (100, 14), (1_000, 1)];
 
 /// What part of the dataset is played, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// How many conversations, drawn by the seed; all if `None`.
     pub conversations: Option<usize>,
@@ -166,7 +167,7 @@ impl Plan {
 /// ```text
 /// | 48 bits: ms of the run's start + position | 7 | 12 bits: kind | 10 | 30 bits: run | 32 bits: number |
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunIds {
     /// When the run began, in ms since 1970.
     pub start_ms: u64,

@@ -1,0 +1,716 @@
+//! One live device: says its person's lines when what comes before has arrived, takes
+//! everything else in, and writes down both.
+//!
+//! It knows nothing of the others but what the server brings it; so it works the same in
+//! the process that holds a thousand of them and in one of its own that is killed and
+//! comes back with a journal.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use chat_client::{
+    Client, Config, Content, Events, Incoming, Message, Pending, RequestError, SendError,
+    Statistics, Target,
+    frame::{self, Body, event::What},
+    ids::{ClientId, ConversationId, GroupId},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    ledger::{Ledger, Operation, Record},
+    plan::{IdKind, Place, Plan, RunIds},
+    stage::Stage,
+};
+use crate::checker::{CHANGE, FOREIGN, Marks, Seen, body_hash};
+
+/// Events taken at once.
+const BATCH: usize = 256;
+/// Marks are read back in groups up to this size, so there people mark what they saw.
+pub const MARKED_MEMBERS: usize = 100;
+/// A person marks what it saw at every so many lines of a thread, and at its end.
+const MARK_EVERY: u32 = 7;
+/// Between two tries of an operation that the server could not do now.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What all players of a process are given.
+#[derive(Clone)]
+pub struct Script {
+    /// What is to be said.
+    pub plan: Arc<Plan>,
+    /// By which ids.
+    pub ids: RunIds,
+    /// Who is how far.
+    pub stage: Arc<Stage>,
+    /// Conversations of groups → places.
+    pub groups: Arc<HashMap<u64, u32>>,
+    /// Threads in which a person speaks.
+    pub voices: Arc<Vec<Vec<u32>>>,
+    /// Recorded seconds in one second of the replay; none: no waiting.
+    pub speed: Option<f64>,
+}
+
+impl Script {
+    /// Prepares what every player looks up.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, ids: RunIds, stage: Arc<Stage>, speed: Option<f64>) -> Self {
+        let mut groups = HashMap::new();
+        for place in 0..u32::try_from(plan.places.len()).expect("places are numbered in 32 bits") {
+            if let Some(group) = ids.group(&plan, place) {
+                groups.insert(group.0, place);
+            }
+        }
+        let mut voices: Vec<Vec<u32>> = vec![Vec::new(); plan.people.len()];
+        for line in &plan.lines {
+            let threads = &mut voices[line.sender as usize];
+            if threads.last() != Some(&line.thread) && !threads.contains(&line.thread) {
+                threads.push(line.thread);
+            }
+        }
+        Self {
+            plan,
+            ids,
+            stage,
+            groups: Arc::new(groups),
+            voices: Arc::new(voices),
+            speed,
+        }
+    }
+
+    /// An event as the checker wants it; `peers` maps 1:1 conversations to places.
+    #[must_use]
+    pub fn seen(&self, event: &frame::Event, peers: &HashMap<u64, u32>) -> Seen {
+        let place = self
+            .groups
+            .get(&event.conversation)
+            .or_else(|| peers.get(&event.conversation))
+            .copied()
+            .unwrap_or(u32::MAX);
+        let (message, body) = match &event.what {
+            Some(What::Message(message)) => {
+                let line = self
+                    .ids
+                    .line_number(&message.client_msg_id)
+                    .unwrap_or(FOREIGN);
+                (line, content_hash(message.content.as_ref()))
+            }
+            Some(What::GroupChange(change)) => (CHANGE, change_hash(change)),
+            None => (FOREIGN, 0),
+        };
+        Seen {
+            inbox_seq: event.inbox_seq,
+            msg_id: event.msg_id,
+            body,
+            place,
+            message,
+            group_seq: event.group_seq,
+        }
+    }
+
+    /// 1:1 conversations of a person → places.
+    #[must_use]
+    pub fn peers(&self, person: u32) -> HashMap<u64, u32> {
+        let mut peers = HashMap::new();
+        for thread in &self.voices[person as usize] {
+            let place = self.plan.threads[*thread as usize].place;
+            if let Place::Pair(pair) = self.plan.places[place as usize] {
+                let other = if pair[0] == person { pair[1] } else { pair[0] };
+                peers.insert(self.plan.users[other as usize].0, place);
+            }
+        }
+        peers
+    }
+}
+
+/// The hash of a content: only texts are sent here.
+fn content_hash(content: Option<&frame::Content>) -> u64 {
+    match content.and_then(|content| content.kind.as_ref()) {
+        Some(frame::content::Kind::Text(text)) => body_hash(text.as_bytes()),
+        _ => 0,
+    }
+}
+
+fn change_hash(change: &frame::GroupChange) -> u64 {
+    let mut bytes = change.kind.to_be_bytes().to_vec();
+    for member in &change.members {
+        bytes.extend(member.user.to_be_bytes());
+    }
+    body_hash(&bytes)
+}
+
+type SendFuture = Pin<Box<dyn Future<Output = (u32, Result<frame::Sent, SendError>)> + Send>>;
+type OperationFuture =
+    Pin<Box<dyn Future<Output = (Operation, Result<frame::GroupState, RequestError>)> + Send>>;
+
+/// One live device.
+pub struct Player {
+    script: Script,
+    person: u32,
+    client: Client,
+    events: Events,
+    ledger: Ledger,
+    peers: HashMap<u64, u32>,
+    /// By thread: the next line to be said or heard, and whether it has begun.
+    threads: HashMap<u32, Position>,
+    /// Lines of others that came before their turn.
+    early: HashSet<u32>,
+    /// Threads that wait for a recorded time.
+    later: BinaryHeap<Reverse<(Instant, u32)>>,
+    answers: FuturesUnordered<SendFuture>,
+    operations: FuturesUnordered<OperationFuture>,
+    /// Lines that an earlier process queued: the library sends them, and only their
+    /// copies tell that they arrived.
+    recovered: HashSet<u32>,
+    /// Operations asked for and not answered.
+    asked: HashSet<Operation>,
+    /// Churn of this person's groups, by thread.
+    churn: BTreeMap<u32, Vec<u32>>,
+    records: Vec<Record>,
+    /// Told how many lines wait, and how many attempts were repeated.
+    waiting: Option<watch::Sender<(u64, u64)>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    next: usize,
+    begun: bool,
+}
+
+/// What a player leaves.
+pub struct Done {
+    /// Whose device it was.
+    pub person: u32,
+    /// What it did and saw.
+    pub ledger: Ledger,
+    /// What its library did.
+    pub statistics: Statistics,
+}
+
+impl Player {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If there is no session.
+    pub async fn join(
+        script: Script,
+        person: u32,
+        config: Config,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
+        let (client, events) = Client::connect(config)
+            .await
+            .with_context(|| format!("person {person} cannot connect"))?;
+        let threads = script.voices[person as usize]
+            .iter()
+            .map(|thread| (*thread, Position::default()))
+            .collect();
+        let mut churn: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (number, one) in (0..).zip(&script.plan.churn) {
+            let Place::Group { owner, .. } = script.plan.places[one.place as usize] else {
+                continue;
+            };
+            let thread = script.voices[person as usize]
+                .iter()
+                .find(|thread| script.plan.threads[**thread as usize].place == one.place);
+            if let Some(thread) = thread.filter(|_| owner == person) {
+                churn.entry(*thread).or_default().push(number);
+            }
+        }
+        let recovered = ledger
+            .queued
+            .iter()
+            .filter(|(line, queued)| **queued && !ledger.settled(**line))
+            .map(|(line, _)| *line)
+            .collect();
+        Ok(Self {
+            recovered,
+            peers: script.peers(person),
+            script,
+            person,
+            client,
+            events,
+            ledger,
+            threads,
+            early: HashSet::new(),
+            later: BinaryHeap::new(),
+            answers: FuturesUnordered::new(),
+            operations: FuturesUnordered::new(),
+            asked: HashSet::new(),
+            churn,
+            records: Vec::new(),
+            waiting: None,
+        })
+    }
+
+    /// Says at every change how many lines wait for their answer.
+    #[must_use]
+    pub fn reporting(mut self, waiting: watch::Sender<(u64, u64)>) -> Self {
+        self.waiting = Some(waiting);
+        self
+    }
+
+    /// Plays until `stop` says so.
+    ///
+    /// # Errors
+    /// If the journal cannot be written, or the session ends for good.
+    pub async fn play(mut self, mut stop: watch::Receiver<bool>) -> anyhow::Result<Done> {
+        self.begin().await?;
+        let mut batch = Vec::with_capacity(BATCH);
+        while !*stop.borrow() {
+            if let Some(waiting) = &self.waiting {
+                let resent = self.client.statistics().resent;
+                waiting.send_replace((self.ledger.waiting() as u64, resent));
+            }
+            let due = self.later.peek().map(|Reverse((at, _))| *at);
+            let wait = async move {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = stop.changed() => {}
+                count = self.events.recv_many(&mut batch, BATCH) => {
+                    anyhow::ensure!(count > 0, "the client of person {} has ended", self.person);
+                    self.take(&mut batch).await?;
+                }
+                Some(answer) = self.answers.next() => self.answered(answer)?,
+                Some((operation, result)) = self.operations.next() => {
+                    self.operated(operation, result).await?;
+                }
+                () = wait => {
+                    let Reverse((_, thread)) = self.later.pop().expect("it was peeked at");
+                    self.advance(thread).await?;
+                }
+            }
+        }
+        self.client.close().await;
+        Ok(Done {
+            person: self.person,
+            statistics: self.client.statistics(),
+            ledger: self.ledger,
+        })
+    }
+
+    /// Begins what needs nobody else, and goes on where the journal ends.
+    async fn begin(&mut self) -> anyhow::Result<()> {
+        let plan = Arc::clone(&self.script.plan);
+        let mut begun: Vec<u32> = Vec::new();
+        let known: Vec<Seen> = self.ledger.events.clone();
+        for event in &known {
+            begun.push(event.place);
+            if event.message < FOREIGN {
+                self.early.insert(event.message);
+            }
+        }
+        begun.sort_unstable();
+        begun.dedup();
+        for (number, place) in (0..).zip(&plan.places) {
+            match place {
+                Place::Pair(pair) if pair.contains(&self.person) => self.start(number).await?,
+                Place::Group { owner, .. } => {
+                    if *owner == self.person {
+                        self.ask(Operation::Create(number));
+                    }
+                    if begun.binary_search(&number).is_ok() {
+                        self.start(number).await?;
+                    }
+                }
+                Place::Pair(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The conversation exists: its threads begin.
+    async fn start(&mut self, place: u32) -> anyhow::Result<()> {
+        let threads: Vec<u32> = self.script.voices[self.person as usize]
+            .iter()
+            .filter(|thread| self.script.plan.threads[**thread as usize].place == place)
+            .copied()
+            .collect();
+        for thread in threads {
+            let position = self.threads.entry(thread).or_default();
+            if !position.begun {
+                position.begun = true;
+                self.advance(thread).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says and hears as much of a thread as can be now.
+    async fn advance(&mut self, thread: u32) -> anyhow::Result<()> {
+        let plan = Arc::clone(&self.script.plan);
+        let lines = &plan.threads[thread as usize].lines;
+        loop {
+            let position = self
+                .threads
+                .get_mut(&thread)
+                .expect("only own threads advance");
+            if !position.begun {
+                return Ok(());
+            }
+            let next = position.next;
+            self.churn_at(thread, next);
+            let Some(number) = lines.get(next).copied() else {
+                return Ok(());
+            };
+            let line = &plan.lines[number as usize];
+            if line.sender == self.person {
+                if let Some(due) = self.due(line.at_s) {
+                    self.later.push(Reverse((due, thread)));
+                    return Ok(());
+                }
+                self.say(number).await?;
+            } else if !line.text.is_empty() && !self.early.remove(&number) {
+                return Ok(());
+            }
+            self.threads.get_mut(&thread).expect("it was there").next = next + 1;
+        }
+    }
+
+    /// When a line may be said, if not now.
+    fn due(&self, at_s: u64) -> Option<Instant> {
+        let speed = self.script.speed?;
+        #[expect(clippy::cast_precision_loss, reason = "seconds of some years fit")]
+        let after = Duration::try_from_secs_f64(at_s as f64 / speed).unwrap_or(Duration::MAX);
+        let due = Instant::from_std(self.script.stage.start()).checked_add(after)?;
+        (due > Instant::now()).then_some(due)
+    }
+
+    async fn say(&mut self, number: u32) -> anyhow::Result<()> {
+        let plan = Arc::clone(&self.script.plan);
+        let line = &plan.lines[number as usize];
+        if self.ledger.settled(number) || self.ledger.queued.get(&number) == Some(&true) {
+            // Said before the process was killed; the queue on disk sees to it.
+            return Ok(());
+        }
+        let place = plan.threads[line.thread as usize].place;
+        let to = match &plan.places[place as usize] {
+            Place::Pair(pair) => {
+                let other = if pair[0] == self.person {
+                    pair[1]
+                } else {
+                    pair[0]
+                };
+                // By name: the other may never have been here.
+                Target::name(plan.people[other as usize].clone())
+            }
+            Place::Group { .. } => {
+                Target::Group(self.script.ids.group(&plan, place).expect("it is a group"))
+            }
+        };
+        let mut message = Message::new(to, Content::text(line.text.clone()));
+        message.id = Some(self.script.ids.line(&plan, number));
+        self.note(&[Record::Intent { line: number }])?;
+        self.script.stage.queued(number);
+        let pending: Pending = self
+            .client
+            .send_message(message)
+            .await
+            .context("a line cannot be queued")?;
+        self.note(&[Record::Queued { line: number }])?;
+        self.answers
+            .push(Box::pin(async move { (number, pending.await) }));
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        (line, result): (u32, Result<frame::Sent, SendError>),
+    ) -> anyhow::Result<()> {
+        match result {
+            Ok(sent) => {
+                let acked = Record::Acked {
+                    line,
+                    msg_id: sent.msg_id,
+                    group_seq: sent.seq,
+                };
+                self.note(&[acked])?;
+                self.script.stage.answered(acked);
+                self.script.stage.settle(1, 0);
+            }
+            Err(SendError::Refused { refused, .. }) => {
+                let record = Record::Refused {
+                    line,
+                    code: refused.number,
+                };
+                self.note(&[record])?;
+                self.script.stage.answered(record);
+                self.script.stage.settle(1, 1);
+                if !self.script.plan.lines[line as usize].text.is_empty() {
+                    self.ledger
+                        .complain(format!("line {line} was refused: {refused}"));
+                }
+            }
+            Err(error) => self.ledger.complain(format!("line {line}: {error}")),
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, batch: &mut Vec<Incoming>) -> anyhow::Result<()> {
+        let mut advance: Vec<u32> = Vec::new();
+        let mut begin: Vec<u32> = Vec::new();
+        let mut arrived: Vec<(u32, bool)> = Vec::new();
+        let mut last = 0;
+        let plan = Arc::clone(&self.script.plan);
+        for incoming in batch.drain(..) {
+            match incoming {
+                Incoming::Event(event) => {
+                    let seen = self.script.seen(&event, &self.peers);
+                    self.records.push(seen.into());
+                    last = seen.inbox_seq;
+                    if seen.message == CHANGE {
+                        begin.push(seen.place);
+                    } else if let Some(line) = plan.lines.get(seen.message as usize) {
+                        let own = line.sender == self.person;
+                        arrived.push((seen.message, !own));
+                        if !own {
+                            self.mark(&seen);
+                        }
+                        if !own && self.threads.contains_key(&line.thread) {
+                            self.early.insert(seen.message);
+                            advance.push(line.thread);
+                        }
+                    }
+                }
+                Incoming::Receipt(receipt) => self.receipt(&receipt),
+                Incoming::Gap { oldest, head } => {
+                    self.ledger
+                        .complain(format!("a gap: oldest {oldest}, head {head}"));
+                }
+                Incoming::Closed(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let records = std::mem::take(&mut self.records);
+        self.note(&records)?;
+        let recovered = arrived
+            .iter()
+            .filter(|(line, _)| self.recovered.remove(line))
+            .count();
+        self.script.stage.settle(recovered as u64, 0);
+        self.records = records;
+        self.records.clear();
+        self.script.stage.arrived(self.person, &arrived);
+        if last > 0 {
+            self.client.ack(last);
+        }
+        begin.dedup();
+        for place in begin {
+            self.start(place).await?;
+        }
+        advance.dedup();
+        for thread in advance {
+            self.advance(thread).await?;
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, seen: &Seen) {
+        let plan = &self.script.plan;
+        let line = &plan.lines[seen.message as usize];
+        let thread = &plan.threads[line.thread as usize];
+        let small = match &plan.places[thread.place as usize] {
+            Place::Pair(_) => true,
+            Place::Group { members, .. } => members.len() <= MARKED_MEMBERS,
+        };
+        let moment = line.position.is_multiple_of(MARK_EVERY)
+            || line.position as usize + 1 == thread.lines.len();
+        // Every third person never looks.
+        if small && moment && !self.person.is_multiple_of(3) {
+            let conversation = match &plan.places[thread.place as usize] {
+                Place::Pair(_) => plan.users[line.sender as usize].0,
+                Place::Group { .. } => self
+                    .script
+                    .ids
+                    .group(plan, thread.place)
+                    .map_or(0, |group| group.0),
+            };
+            self.client.mark(ConversationId(conversation), seen.msg_id);
+            self.records.push(Record::Marked {
+                place: thread.place,
+                msg_id: seen.msg_id,
+            });
+        }
+    }
+
+    fn receipt(&mut self, receipt: &frame::Receipt) {
+        let Some(place) = self
+            .script
+            .groups
+            .get(&receipt.conversation)
+            .or_else(|| self.peers.get(&receipt.conversation))
+        else {
+            self.ledger.complain(format!(
+                "a receipt of another's conversation {}",
+                receipt.conversation
+            ));
+            return;
+        };
+        let told = Marks {
+            delivered: receipt.delivered_up_to,
+            seen: receipt.seen_up_to,
+        };
+        // Users are told apart by the low half of their ids here: it only has to be stable.
+        let user = u32::try_from(receipt.user & u64::from(u32::MAX)).expect("masked");
+        let before = self.ledger.told.entry((*place, user)).or_default();
+        let falls = told.delivered < before.delivered || told.seen < before.seen;
+        before.delivered = before.delivered.max(told.delivered);
+        before.seen = before.seen.max(told.seen);
+        if falls || told.seen > told.delivered {
+            self.ledger.complain(format!(
+                "marks of {} in place {place} fall: {told:?}",
+                receipt.user
+            ));
+        }
+    }
+
+    /// What the owner does when its thread has come to `next`.
+    fn churn_at(&mut self, thread: u32, next: usize) {
+        let Some(numbers) = self.churn.get(&thread).cloned() else {
+            return;
+        };
+        for number in numbers {
+            let churn = self.script.plan.churn[number as usize];
+            if next >= churn.remove_at as usize {
+                self.ask(Operation::Remove(number));
+            }
+            let removed = self
+                .ledger
+                .operations
+                .contains_key(&Operation::Remove(number));
+            if next >= churn.add_at as usize && removed {
+                self.ask(Operation::Add(number));
+            }
+        }
+    }
+
+    /// Asks the server for an operation, once, until it has an answer.
+    fn ask(&mut self, operation: Operation) {
+        if self.ledger.operations.contains_key(&operation) || !self.asked.insert(operation) {
+            return;
+        }
+        let body = self.request(operation);
+        let client = self.client.clone();
+        self.operations.push(Box::pin(
+            async move { (operation, insist(&client, body).await) },
+        ));
+    }
+
+    fn request(&self, operation: Operation) -> Body {
+        let plan = &self.script.plan;
+        let id = |kind, number| -> Bytes {
+            let id: ClientId = self.script.ids.id(kind, number, 0);
+            Bytes::copy_from_slice(&id.0)
+        };
+        let group = |place| -> GroupId {
+            self.script
+                .ids
+                .group(plan, place)
+                .expect("only groups are changed")
+        };
+        match operation {
+            Operation::Create(place) => {
+                let Place::Group { members, .. } = &plan.places[place as usize] else {
+                    unreachable!("only groups are created");
+                };
+                let name = |member: &u32| plan.people[*member as usize].clone();
+                Body::GroupCreate(frame::GroupCreate {
+                    op_id: id(IdKind::Create, place),
+                    name: format!("place {place}"),
+                    members: members[1..].iter().map(name).collect(),
+                })
+            }
+            Operation::Remove(number) => {
+                let churn = plan.churn[number as usize];
+                Body::GroupRemove(frame::GroupRemove {
+                    op_id: id(IdKind::Remove, number),
+                    group: group(churn.place).0,
+                    members: vec![plan.users[churn.member as usize].0],
+                })
+            }
+            Operation::Add(number) => {
+                let churn = plan.churn[number as usize];
+                Body::GroupAdd(frame::GroupAdd {
+                    op_id: id(IdKind::Add, number),
+                    group: group(churn.place).0,
+                    members: vec![plan.people[churn.member as usize].clone()],
+                })
+            }
+        }
+    }
+
+    async fn operated(
+        &mut self,
+        operation: Operation,
+        result: Result<frame::GroupState, RequestError>,
+    ) -> anyhow::Result<()> {
+        let state = result.with_context(|| format!("{operation:?} by person {}", self.person))?;
+        let record = Record::Operation {
+            operation,
+            group_seq: state.group_seq,
+        };
+        self.note(&[record])?;
+        self.script.stage.answered(record);
+        self.script.stage.operated(1);
+        match operation {
+            Operation::Create(place) => self.start(place).await,
+            Operation::Remove(number) => {
+                // The addition may have waited for this.
+                let place = self.script.plan.churn[number as usize].place;
+                let threads: Vec<u32> = self
+                    .churn
+                    .keys()
+                    .filter(|thread| self.script.plan.threads[**thread as usize].place == place)
+                    .copied()
+                    .collect();
+                for thread in threads {
+                    let next = self
+                        .threads
+                        .get(&thread)
+                        .map_or(0, |position| position.next);
+                    self.churn_at(thread, next);
+                }
+                Ok(())
+            }
+            Operation::Add(_) => Ok(()),
+        }
+    }
+
+    fn note(&mut self, records: &[Record]) -> anyhow::Result<()> {
+        let (plan, person) = (&self.script.plan, self.person);
+        let own = |line: u32| {
+            plan.lines
+                .get(line as usize)
+                .is_some_and(|l| l.sender == person)
+        };
+        self.ledger
+            .note(records, own)
+            .context("the journal cannot be written")
+    }
+}
+
+/// Repeats an operation, always with the same id, until the server has a final answer.
+async fn insist(client: &Client, body: Body) -> Result<frame::GroupState, RequestError> {
+    loop {
+        match client.request(body.clone()).await {
+            Ok(Body::GroupState(state)) => return Ok(state),
+            Ok(_) => return Err(RequestError::UnexpectedAnswer),
+            Err(RequestError::TimedOut { .. }) => {}
+            Err(RequestError::Refused(refused)) if refused.retryable => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
