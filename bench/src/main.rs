@@ -1,1 +1,92 @@
-fn main(){}
+//! The benchmarks: loads against a real `chatd` in a process of its own, with real
+//! syncs. `cargo run --release -p bench -- one-node`.
+//!
+//! Every bar is one JSON line; the exit code is 0 whether bars are met or not. Known
+//! limit: server and load share the machine, so rates are what it allows for both;
+//! ratios and CPU a message carry over, rates do not.
+
+mod link;
+mod message;
+mod node;
+mod report;
+mod work;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use work::Plan;
+
+/// Benchmarks of chatd.
+#[derive(Parser)]
+struct Flags {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// One node, clients on the same machine.
+    OneNode {
+        /// Only this row; may be repeated.
+        #[arg(long, value_name = "ROW")]
+        only: Vec<String>,
+        /// Rounds of each figure; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of load in a round.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Smaller figures for what takes minutes.
+        #[arg(long)]
+        quick: bool,
+    },
+}
+
+const ROWS: &[&str] = &[
+    "sends-16", "sends-1", "delivery", "groups", "idle", "start", "resume", "pages",
+];
+
+fn main() -> Result<()> {
+    let Suite::OneNode {
+        only,
+        rounds,
+        seconds,
+        quick,
+    } = Flags::parse().suite;
+    let plan = Plan {
+        rounds: rounds.max(1),
+        seconds: seconds.max(1),
+        quick,
+    };
+    for row in &only {
+        if !ROWS.contains(&row.as_str()) {
+            bail!("no row is called {row}: there are {}", ROWS.join(", "));
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    for row in ROWS {
+        if only.is_empty() || only.iter().any(|name| name == row) {
+            eprintln!("{row}");
+            if let Err(error) = runtime.block_on(run(row, plan)) {
+                eprintln!("{row} failed: {error:#}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn run(row: &str, plan: Plan) -> Result<()> {
+    match row {
+        "sends-16" => work::sends::run(plan, 16).await,
+        "sends-1" => work::sends::run(plan, 1).await,
+        "delivery" => work::delivery::run(plan).await,
+        "groups" => work::groups::run(plan).await,
+        "idle" => work::idle::run(plan).await,
+        "start" => work::restart::start(plan).await,
+        "resume" => work::restart::resume(plan).await,
+        "pages" => work::pages::run(plan).await,
+        _ => bail!("a row without a benchmark"),
+    }
+}
