@@ -46,8 +46,17 @@ impl Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.inbox, self.family, self.sub()).cmp(&(other.inbox, other.family, other.sub()))
+        // Sub-keys are padded with zeros, so words and then the length compare as slices.
+        (self.inbox, self.family)
+            .cmp(&(other.inbox, other.family))
+            .then_with(|| words(&self.sub).cmp(&words(&other.sub)))
+            .then_with(|| self.len.cmp(&other.len))
     }
+}
+
+fn words(sub: &[u8; 32]) -> [u64; 4] {
+    let (words, _) = sub.as_chunks::<8>();
+    [words[0], words[1], words[2], words[3]].map(u64::from_be_bytes)
 }
 
 impl PartialOrd for Key {
@@ -220,4 +229,24 @@ pub trait ShardStore: raft::Storage {
 
     /// Bytes applied since the last freeze.
     fn unflushed_bytes(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    fn key() -> impl Strategy<Value = Key> {
+        (0..2_u64, 0..2_u8, vec(0..3_u8, 0..=32))
+            .prop_map(|(inbox, family, sub)| Key::new(InboxKey(inbox), family, &sub))
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_by_inbox_family_and_the_bytes_of_sub(a in key(), b in key()) {
+            let parts = |key: &Key| (key.inbox, key.family, key.sub().to_vec());
+            prop_assert_eq!(a.cmp(&b), parts(&a).cmp(&parts(&b)));
+            prop_assert_eq!(a == b, a.cmp(&b) == Ordering::Equal);
+        }
+    }
 }
