@@ -106,6 +106,7 @@ pub mod loss;
 mod manifest;
 mod memtable;
 mod mmap;
+mod opening;
 pub mod plant;
 pub mod reads;
 pub mod recovery;

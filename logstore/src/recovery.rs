@@ -11,8 +11,8 @@ pub(crate) mod chain;
 pub(crate) mod replay;
 
 use crate::{
-    engine::{OpenError, Options},
     manifest::{self, Checkpoint, Slot},
+    opening::{OpenError, Options},
     plant::Plant,
     recovery::{
         chain::Chain,

@@ -6,9 +6,9 @@
 //! there, a wrong body only its own.
 
 use crate::{
-    engine::OpenError,
     log_index::{AppendError, LogEntry, LogIndex},
     manifest::Checkpoint,
+    opening::OpenError,
     plant::Plant,
     recovery::chain::Chain,
     replicas::{Damage, ReplicaKey, Replicas, Unfit},
