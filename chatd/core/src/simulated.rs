@@ -53,6 +53,8 @@ pub(crate) struct Faults {
     pub(crate) lost: u64,
     pub(crate) repeated: u64,
     pub(crate) late: u64,
+    /// Requests that find their shard's queue full.
+    pub(crate) full: u64,
     pub(crate) sync_ms: u64,
 }
 
@@ -61,12 +63,14 @@ impl Faults {
         lost: 0,
         repeated: 0,
         late: 0,
+        full: 0,
         sync_ms: 1,
     };
     pub(crate) const BAD: Self = Self {
         lost: 20,
         repeated: 20,
         late: 30,
+        full: 5,
         sync_ms: 15,
     };
 }
@@ -328,7 +332,9 @@ impl Node {
                     Output::Authenticate(token) => {
                         inputs.push_back(Input::Authenticated(authenticate(&token)));
                     }
-                    Output::Submit(to) if self.queues_full => {
+                    Output::Submit(to)
+                        if self.queues_full || self.chance.percent(self.faults.full) =>
+                    {
                         inputs.push_back(Input::Overloaded(to));
                     }
                     Output::Submit(to) => self.host.step(self.now, Event::Session(to)),

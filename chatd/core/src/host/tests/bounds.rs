@@ -327,6 +327,30 @@ fn a_stream_of_an_outbox_has_a_window_and_what_is_behind_it_waits_in_the_store()
 }
 
 #[test]
+fn a_full_outbox_refuses_a_send_and_those_in_flight_behind_it_do_not_overtake() {
+    let mut node = Node::with(8, 1, |host, _| host.outbox_bytes = 1500);
+    let ann = node.attach("ann", 1, None);
+    let bobs = node.attach("bob", 1, None);
+    node.faults = Faults {
+        lost: 100,
+        ..Faults::NONE
+    };
+    let large = node.text(ann, 1, "bob", &"x".repeat(2000));
+    let small = node.text(ann, 2, "bob", "small");
+    assert_eq!(node.wait_error(ann, 1), Code::Overloaded);
+    assert_eq!(node.wait_error(ann, 2), Code::OutOfOrder);
+    node.run(100);
+    assert_eq!(node.events(bobs), []);
+    // Given up, the next may pass; it leaves nothing behind that it was ever tried.
+    let abandons = frame::Send {
+        abandons: large.0.to_vec().into(),
+        ..Node::send_of(small, frame::target::To::Name("bob".into()), "small")
+    };
+    node.frame(ann, 3, Body::Send(abandons));
+    assert!(!node.wait_sent(ann, 3).duplicate);
+}
+
+#[test]
 fn an_idle_host_asks_for_nothing_but_its_ticks() {
     let mut node = Node::new(8, 1);
     let ann = node.attach("ann", 1, None);

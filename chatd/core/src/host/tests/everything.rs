@@ -304,7 +304,7 @@ impl World {
     /// Everybody acknowledged everything: marks say so.
     fn check_marks(&mut self) {
         self.node.run(5_000);
-        for at in 0..self.people.len() {
+        for (at, writer) in NAMES.iter().enumerate() {
             let session = self.people[at].devices[0].session.unwrap();
             let get = frame::ConversationsGet::default();
             self.node
@@ -320,12 +320,7 @@ impl World {
                 let user = UserId::of("default", name).0;
                 let of = page.conversations.iter().find(|c| c.conversation == user);
                 let delivered = of.map(|c| c.peer_delivered_up_to);
-                assert_eq!(
-                    delivered.filter(|d| *d != 0),
-                    last,
-                    "{} to {name}",
-                    NAMES[at]
-                );
+                assert_eq!(delivered.filter(|d| *d != 0), last, "{writer} to {name}");
             }
         }
     }

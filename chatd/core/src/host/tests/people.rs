@@ -144,6 +144,7 @@ fn presence_agrees_after_quiet_however_many_messages_are_lost() {
         node.run(100);
         node.faults = Faults {
             lost: 60,
+            full: 0,
             ..Faults::BAD
         };
         subscribe(&mut node, ann, 1, &["bob"]);
