@@ -5,11 +5,12 @@
 use crate::{
     cache::BlockCache,
     key::{Key, Order, Row},
+    mmap::FAULTS,
     reads::ReadError,
     segment::{
         Kind, Name, Part, SEGMENT_DIR, SegmentFiles, SegmentMeta,
         cursor::RowCursor,
-        files::Open,
+        files::{Access, Open, fenced},
         footer::{HEADER_BYTES, PLACE_BYTES},
         inbox::Record,
         reader::Segment,
@@ -87,7 +88,7 @@ pub fn segments(storage: &dyn Storage) -> io::Result<Vec<String>> {
 /// # Errors
 /// If its ends or its summary are damaged: nothing can be said then.
 pub fn describe(storage: &dyn Storage, path: &str) -> Result<Description, ReadError> {
-    let open = Open::new(storage, path, None)?;
+    let open = Open::new(storage, path, None, Access::Read)?;
     let block = |number| {
         let (offset, stored_bytes) = open.place(number).unwrap_or_default();
         let opened = open.read_any(number).ok();
@@ -113,7 +114,7 @@ pub fn describe(storage: &dyn Storage, path: &str) -> Result<Description, ReadEr
 /// # Errors
 /// If its ends or its summary are damaged, or it cannot be opened.
 pub fn verify(storage: &dyn Storage, path: &str) -> Result<Vec<Finding>, ReadError> {
-    let open = Open::new(storage, path, None)?;
+    let open = Open::new(storage, path, None, Access::Read)?;
     let mut findings = Vec::new();
     let places = open.places().unwrap_or_default();
     if crc32fast::hash(&places) != open.footer.places_crc {
@@ -153,6 +154,47 @@ pub fn verify(storage: &dyn Storage, path: &str) -> Result<Vec<Finding>, ReadErr
         });
     }
     Ok(findings)
+}
+
+/// The segments under which the disk failed: a start fences them.
+///
+/// # Errors
+/// What the disk says.
+pub fn fences(storage: &dyn Storage) -> io::Result<Vec<String>> {
+    Ok(fenced(storage)?.into_iter().collect())
+}
+
+/// Lifts the fence of a segment, if all of it can be read and is what was written.
+/// Gives what was found; with findings the fence stays.
+///
+/// # Errors
+/// If the file cannot be taken apart, or the list of fences not be written.
+pub fn lift_fence(storage: &dyn Storage, path: &str) -> Result<Vec<Finding>, ReadError> {
+    let findings = verify(storage, path)?;
+    if findings.is_empty() {
+        let rewritten = rewrite_fences(storage, path);
+        rewritten.map_err(|source| ReadError::Open {
+            segment: FAULTS.to_owned(),
+            source,
+        })?;
+    }
+    Ok(findings)
+}
+
+/// Under a temporary name first: a crash leaves the old list or the new one.
+fn rewrite_fences(storage: &dyn Storage, without: &str) -> io::Result<()> {
+    let kept = fenced(storage)?.into_iter().filter(|path| path != without);
+    let lines: String = kept.map(|path| path + "\n").collect();
+    let unfinished = format!("{FAULTS}.tmp");
+    match storage.remove(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = storage.create(&unfinished)?;
+    file.write_at(lines.as_bytes(), 0)?;
+    file.sync()?;
+    storage.rename(&unfinished, FAULTS)?;
+    storage.sync_dir("")
 }
 
 /// Gives every row of a file to `see`, in the order of keys; `None` is a deleted
@@ -219,7 +261,7 @@ pub fn inboxes(storage: &Arc<dyn Storage>, path: &str) -> Result<Vec<InboxDescri
 }
 
 fn segment(storage: &Arc<dyn Storage>, path: &str) -> Result<Arc<Segment>, ReadError> {
-    let meta = meta(&Open::new(&**storage, path, None)?);
+    let meta = meta(&Open::new(&**storage, path, None, Access::Read)?);
     let files = SegmentFiles::reading(storage.clone(), BlockCache::new(0));
     Ok(Segment::at(path.to_owned(), meta, files))
 }

@@ -9,18 +9,50 @@
 //! file). Reads copy: no reference into a map leaves this file, so a page that
 //! changed on a failing disk is caught by the checksum of the copy.
 //!
-//! Known limit: a page that the disk cannot give ends the process with SIGBUS.
-//! That is a crash like any other: what was acknowledged is in the log.
-#![expect(unsafe_code, reason = "a memory map has no safe interface")]
+//! A page that the disk cannot give ends the process with SIGBUS. Before it does, a
+//! handler appends the path of the file to [`FAULTS`] in the data directory; the next
+//! start fences that file, so a node dies once of a bad sector and not in a loop. Maps
+//! are entered in a table of [`WATCHED`] places for that; beyond it a map is good but
+//! its fault is not noted.
+#![expect(
+    unsafe_code,
+    reason = "a memory map and a signal handler have no safe interface"
+)]
 
 use crate::storage::Map;
 use memmap2::Mmap;
-use std::{fs, io, sync::Arc};
+use std::{
+    fs, io, mem,
+    os::fd::AsRawFd,
+    ptr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
-/// Maps a whole file. An empty file is an empty map.
-pub(crate) fn map(file: &fs::File) -> io::Result<Arc<dyn Map>> {
+/// The file of the data directory that names segments under which the disk failed, a
+/// path a line.
+pub(crate) const FAULTS: &str = "faults";
+
+/// Maps whose faults are noted.
+const WATCHED: usize = 1024;
+
+/// Words of a path that are noted: paths of segments have 48 bytes.
+const PATH_WORDS: usize = 8;
+
+/// Maps a whole file. An empty file is an empty map. A fault in it is noted in
+/// `faults`, which is open for appending, as `path`; without it, it is not.
+pub(crate) fn map(
+    file: &fs::File,
+    path: &str,
+    faults: Option<&Arc<fs::File>>,
+) -> io::Result<Arc<dyn Map>> {
     if file.metadata()?.len() == 0 {
-        return Ok(Arc::new(Sealed(None)));
+        return Ok(Arc::new(Sealed {
+            map: None,
+            _watched: None,
+        }));
     }
     // SAFETY: `File::map` may be asked for sealed segments only. `flush::run` syncs
     // them and gives them their name before anyone can open them, nothing in this
@@ -28,14 +60,22 @@ pub(crate) fn map(file: &fs::File) -> io::Result<Arc<dyn Map>> {
     // directory keeps other processes of ours out. So the bytes under the map do
     // not change and the file does not shrink while the map lives.
     let map = unsafe { Mmap::map(file)? };
-    Ok(Arc::new(Sealed(Some(map))))
+    let watched = faults.and_then(|faults| Watched::enter(&map, path, faults));
+    Ok(Arc::new(Sealed {
+        _watched: watched,
+        map: Some(map),
+    }))
 }
 
-struct Sealed(Option<Mmap>);
+struct Sealed {
+    // Dropped in this order: the table forgets the place before it is unmapped.
+    _watched: Option<Watched>,
+    map: Option<Mmap>,
+}
 
 impl Map for Sealed {
     fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
-        let bytes = self.0.as_deref().unwrap_or_default();
+        let bytes = self.map.as_deref().unwrap_or_default();
         let Ok(start) = usize::try_from(offset) else {
             return false;
         };
@@ -50,20 +90,155 @@ impl Map for Sealed {
     }
 
     fn len(&self) -> u64 {
-        self.0.as_ref().map_or(0, |map| map.len() as u64)
+        self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+}
+
+/// A map's place in the table, until it is dropped.
+struct Watched {
+    place: &'static Place,
+    /// Open as long as its number stands in the table.
+    _faults: Arc<fs::File>,
+}
+
+/// What the signal handler may look at: atomics only, since it cannot wait.
+struct Place {
+    /// 0: free. 1: being filled. Else where the map begins.
+    start: AtomicUsize,
+    len: AtomicUsize,
+    faults: AtomicI32,
+    path: [AtomicU64; PATH_WORDS],
+}
+
+impl Place {
+    const fn free() -> Self {
+        Self {
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            faults: AtomicI32::new(-1),
+            path: [const { AtomicU64::new(0) }; PATH_WORDS],
+        }
+    }
+}
+
+static TABLE: [Place; WATCHED] = [const { Place::free() }; WATCHED];
+
+/// What SIGBUS did before: the standard library's own handler, as a rule.
+static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+impl Watched {
+    /// `None`: the table is full, or the path is too long for it.
+    fn enter(map: &Mmap, path: &str, faults: &Arc<fs::File>) -> Option<Self> {
+        install();
+        let free = |place: &&Place| {
+            place
+                .start
+                .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        };
+        if path.len() > PATH_WORDS * 8 {
+            return None;
+        }
+        let place = TABLE.iter().find(free)?;
+        let mut bytes = [0; PATH_WORDS * 8];
+        bytes[..path.len()].copy_from_slice(path.as_bytes());
+        for (word, bytes) in place.path.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+        place.faults.store(faults.as_raw_fd(), Ordering::Relaxed);
+        place.len.store(map.len(), Ordering::Relaxed);
+        place.start.store(map.as_ptr().addr(), Ordering::Release);
+        Some(Self {
+            place,
+            _faults: faults.clone(),
+        })
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.place.start.store(0, Ordering::Release);
+    }
+}
+
+/// Sets the handler, once in a process.
+fn install() {
+    BEFORE.get_or_init(|| {
+        // SAFETY: both structures are plain data for which zeros are valid; they are
+        // filled before use and live through the call. `on_fault` has the signature
+        // that SA_SIGINFO asks for and does only what a handler may do.
+        unsafe {
+            let mut before: libc::sigaction = mem::zeroed();
+            let mut action: libc::sigaction = mem::zeroed();
+            let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                on_fault;
+            action.sa_sigaction = handler as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigemptyset(&raw mut action.sa_mask);
+            libc::sigaction(libc::SIGBUS, &raw const action, &raw mut before);
+            before
+        }
+    });
+}
+
+/// Notes which file it was, and lets the signal do what it did before when the same
+/// instruction runs into it again.
+extern "C" fn on_fault(
+    _signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel hands a valid `siginfo_t` to a SA_SIGINFO handler.
+    let address = unsafe { (*info).si_addr() }.addr();
+    let inside = |place: &&Place| {
+        let start = place.start.load(Ordering::Acquire);
+        start > 1 && address >= start && address - start < place.len.load(Ordering::Relaxed)
+    };
+    if let Some(place) = TABLE.iter().find(inside) {
+        let mut line = [0; PATH_WORDS * 8 + 1];
+        for (index, word) in place.path.iter().enumerate() {
+            let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            line[index * 8..index * 8 + 8].copy_from_slice(&bytes);
+        }
+        let len = line
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(PATH_WORDS * 8);
+        line[len] = b'\n';
+        let faults = place.faults.load(Ordering::Relaxed);
+        // SAFETY: `write` and `fsync` may be called in a handler; `line` has `len + 1`
+        // bytes, and the file is open as long as the map is, which is being read.
+        unsafe {
+            libc::write(faults, line.as_ptr().cast(), len + 1);
+            libc::fsync(faults);
+        }
+    }
+    // SAFETY: `sigaction` may be called in a handler. `BEFORE` was filled when this one
+    // was set, or is being filled: then the default, which ends the process.
+    unsafe {
+        let default: libc::sigaction = mem::zeroed();
+        let before = BEFORE.get().unwrap_or(&default);
+        libc::sigaction(libc::SIGBUS, before, ptr::null_mut());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
+    use std::{io::Write as _, os::unix::process::ExitStatusExt as _, process::Command};
+
+    fn mapped(file: &fs::File, faults: &fs::File) -> Arc<dyn Map> {
+        {
+            let faults = Arc::new(faults.try_clone().unwrap());
+            map(file, "segments/a.seg", Some(&faults)).unwrap()
+        }
+    }
 
     #[test]
     fn a_copy_is_whole_or_refused() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
-        let map = map(&file).unwrap();
+        let map = mapped(&file, &file);
         assert_eq!(map.len(), 10);
         let mut buffer = [0; 4];
         assert!(map.copy(&mut buffer, 6));
@@ -74,9 +249,59 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_an_empty_map() {
-        let map = map(&tempfile::tempfile().unwrap()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let map = mapped(&file, &file);
         assert!(map.is_empty());
         assert!(!map.copy(&mut [0], 0));
         assert!(map.copy(&mut [], 0));
+    }
+
+    #[test]
+    fn the_table_is_left_when_maps_are_dropped() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let mut buffer = [0; 10];
+        for _ in 0..WATCHED * 2 {
+            assert!(mapped(&file, &file).copy(&mut buffer, 0));
+        }
+        // And beyond its end maps are good all the same.
+        let maps: Vec<_> = (0..WATCHED + 10).map(|_| mapped(&file, &file)).collect();
+        assert!(maps.iter().all(|map| map.copy(&mut buffer, 0)));
+    }
+
+    /// Run by the test below in a process of its own, which it ends.
+    #[test]
+    #[ignore = "it ends its process with SIGBUS"]
+    fn read_behind_the_end_of_a_file() {
+        let directory = std::env::var_os("FAULT_DIRECTORY").unwrap();
+        let directory = std::path::Path::new(&directory);
+        let path = directory.join("a.seg");
+        fs::write(&path, [7; 100_000]).unwrap();
+        let faults = fs::File::create(directory.join(FAULTS)).unwrap();
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        let map = mapped(&file, &faults);
+        file.set_len(0).unwrap();
+        map.copy(&mut [0; 1], 50_000);
+    }
+
+    #[test]
+    fn a_page_that_the_disk_cannot_give_is_noted_and_ends_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "mmap::tests::read_behind_the_end_of_a_file",
+            ])
+            .env("FAULT_DIRECTORY", directory.path())
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.signal(), Some(libc::SIGBUS), "{ended:?}");
+        let noted = fs::read_to_string(directory.path().join(FAULTS)).unwrap();
+        assert_eq!(noted, "segments/a.seg\n");
     }
 }

@@ -153,7 +153,7 @@ impl Shard {
     ///
     /// # Panics
     /// If the position falls or was flushed, or a write breaks the rules of its family's
-    /// [`Shape`](crate::key::Shape), or a body does not stand in the log.
+    /// [`Shape`], or a body does not stand in the log.
     pub fn apply(&mut self, position: u64, writes: Vec<Write>) {
         assert!(
             position >= self.applied,

@@ -12,11 +12,12 @@ use super::{
 };
 use crate::{
     cache::BlockCache,
+    mmap::FAULTS,
     plant::Plant,
-    storage::{Map, Storage},
+    storage::{File, Map, Storage},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -38,6 +39,14 @@ pub enum ReadError {
         part: Part,
         /// What did not fit.
         reason: &'static str,
+    },
+    /// The disk failed under the file in an earlier run, which ended that.
+    #[error(
+        "the disk failed under {segment} in an earlier run: check the disk; then repair the shard from a peer, or lift the fence with `chatctl inspect` if the file can be read again"
+    )]
+    Fenced {
+        /// The file.
+        segment: String,
     },
     /// The file could not be opened or mapped.
     #[error("cannot open {segment}: {source}")]
@@ -91,7 +100,8 @@ impl Default for MapLimits {
     }
 }
 
-/// See the [module](self).
+/// The segment files of a node: opened when they are first read, mapped, and a
+/// bounded number of them at once. One for all shards of a data directory.
 pub struct SegmentFiles {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) cache: BlockCache,
@@ -99,6 +109,18 @@ pub struct SegmentFiles {
     limits: MapLimits,
     maps: Mutex<Maps>,
     next_id: AtomicU64,
+    /// Files that are not to be opened.
+    fenced: BTreeSet<String>,
+    access: Access,
+}
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Through a map: a bad sector ends the process.
+    Map,
+    /// By calls: a bad sector is an error. For scrubs and for looking into files.
+    Read,
 }
 
 #[derive(Default)]
@@ -141,29 +163,34 @@ impl SegmentFiles {
     ) -> io::Result<Arc<Self>> {
         storage.create_dir(SEGMENT_DIR)?;
         storage.sync_dir("")?;
-        Ok(Self::with(storage, cache, limits, plant))
-    }
-
-    /// Segments that are only looked at: nothing is created.
-    pub(crate) fn reading(storage: Arc<dyn Storage>, cache: BlockCache) -> Arc<Self> {
-        Self::with(storage, cache, MapLimits::default(), None)
-    }
-
-    fn with(
-        storage: Arc<dyn Storage>,
-        cache: BlockCache,
-        limits: MapLimits,
-        plant: Option<Plant>,
-    ) -> Arc<Self> {
-        let (maps, next_id) = (Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self {
-            storage,
-            cache,
+        let fenced = fenced(&*storage)?;
+        let access = Access::Map;
+        let files = Self {
             plant,
             limits,
-            maps,
-            next_id,
-        })
+            fenced,
+            access,
+            ..Self::bare(storage, cache)
+        };
+        Ok(Arc::new(files))
+    }
+
+    /// Segments that are only looked at: nothing is created, and fences are no matter.
+    pub(crate) fn reading(storage: Arc<dyn Storage>, cache: BlockCache) -> Arc<Self> {
+        Arc::new(Self::bare(storage, cache))
+    }
+
+    fn bare(storage: Arc<dyn Storage>, cache: BlockCache) -> Self {
+        Self {
+            storage,
+            cache,
+            plant: None,
+            limits: MapLimits::default(),
+            maps: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            fenced: BTreeSet::new(),
+            access: Access::Read,
+        }
     }
 
     /// Maps that are open now, and their bytes.
@@ -194,7 +221,12 @@ impl SegmentFiles {
                 return Ok(open.clone());
             }
         }
-        let open = Arc::new(Open::new(&*self.storage, path, Some(name))?);
+        if self.fenced.contains(path) {
+            return Err(ReadError::Fenced {
+                segment: path.to_owned(),
+            });
+        }
+        let open = Arc::new(Open::new(&*self.storage, path, Some(name), self.access)?);
         let mut maps = self.maps();
         let uses = maps.uses;
         if let Some((open, _)) = maps.open.get(&id) {
@@ -241,8 +273,15 @@ impl Open {
         storage: &dyn Storage,
         path: &str,
         name: Option<Name>,
+        access: Access,
     ) -> Result<Self, ReadError> {
-        let map = storage.open(path).and_then(|file| file.map());
+        let map = storage.open(path).and_then(|file| match access {
+            Access::Map => file.map(),
+            Access::Read => Ok(Arc::new(Calls {
+                len: file.len()?,
+                file,
+            }) as Arc<dyn Map>),
+        });
         let map = map.map_err(|source| ReadError::Open {
             segment: path.to_owned(),
             source,
@@ -306,6 +345,40 @@ impl Open {
         self.map
             .copy(&mut places, self.footer.places)
             .then_some(places)
+    }
+}
+
+/// The segments under which the disk failed in earlier runs.
+pub(crate) fn fenced(storage: &dyn Storage) -> io::Result<BTreeSet<String>> {
+    let file = match storage.open(FAULTS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        file => file?,
+    };
+    // A line a death; one that is cut short names no file.
+    let len = file.len()?.min(1 << 20);
+    let mut bytes = vec![0; usize::try_from(len).expect("at most a MiB")];
+    file.read_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes)
+        .lines()
+        .map(str::to_owned)
+        .collect())
+}
+
+/// A file that is read by calls, where a map would do.
+struct Calls {
+    file: Arc<dyn File>,
+    len: u64,
+}
+
+impl Map for Calls {
+    fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
+        self.file
+            .read_at(buffer, offset)
+            .is_ok_and(|read| read == buffer.len())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
     }
 }
 

@@ -14,13 +14,15 @@ use std::{
     fs, io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// A data directory on a file system.
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
+    /// Where faults of maps are noted; opened with the first map.
+    faults: Arc<OnceLock<Arc<fs::File>>>,
 }
 
 impl Disk {
@@ -39,7 +41,19 @@ impl Disk {
                 sync_directory(parent)?;
             }
         }
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            faults: Arc::default(),
+        })
+    }
+
+    fn file(&self, file: fs::File, path: &str) -> Arc<dyn File> {
+        Arc::new(DiskFile {
+            file,
+            path: path.to_owned(),
+            root: self.root.clone(),
+            faults: Arc::clone(&self.faults),
+        })
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -61,7 +75,7 @@ impl Storage for Disk {
             .read(true)
             .write(true)
             .open(self.at(path))?;
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file, path))
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
@@ -70,7 +84,7 @@ impl Storage for Disk {
             .write(true)
             .create_new(true)
             .open(self.at(path))?;
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -119,6 +133,20 @@ impl Storage for Disk {
 
 struct DiskFile {
     file: fs::File,
+    path: String,
+    root: PathBuf,
+    faults: Arc<OnceLock<Arc<fs::File>>>,
+}
+
+impl DiskFile {
+    fn faults(&self) -> io::Result<&Arc<fs::File>> {
+        if let Some(faults) = self.faults.get() {
+            return Ok(faults);
+        }
+        let path = self.root.join(mmap::FAULTS);
+        let faults = fs::File::options().create(true).append(true).open(path)?;
+        Ok(self.faults.get_or_init(|| Arc::new(faults)))
+    }
 }
 
 impl File for DiskFile {
@@ -156,6 +184,7 @@ impl File for DiskFile {
     }
 
     fn map(&self) -> io::Result<Arc<dyn Map>> {
-        mmap::map(&self.file)
+        // On a full disk there may be no room for the note; reads go on without.
+        mmap::map(&self.file, &self.path, self.faults().ok())
     }
 }

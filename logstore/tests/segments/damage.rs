@@ -2,6 +2,7 @@
 
 use crate::fixture::{KEY, Rig, files};
 use logstore::{
+    inspect,
     key::{Key, Order, Row},
     log_index::LogIndex,
     reads::ReadError,
@@ -94,15 +95,14 @@ fn every_flipped_byte_of_a_segment_is_noticed_and_never_served() {
             disk.flip(&path, at, 1 << (at % 8)).unwrap();
             let noticed =
                 read_all(&rig, &files(&disk, 0, 4), &rows).map_or(true, |errors| errors > 0);
-            let verified =
-                logstore::inspect::verify(&disk, &path).is_ok_and(|found| found.is_empty());
+            let verified = inspect::verify(&disk, &path).is_ok_and(|found| found.is_empty());
             assert!(
                 !verified,
                 "byte {at} of {len} is not covered by any checksum"
             );
             // Only what no read needs may escape a read: checksums that scrubs alone look at.
             if !noticed {
-                let escaped = logstore::inspect::verify(&disk, &path).unwrap();
+                let escaped = inspect::verify(&disk, &path).unwrap();
                 assert!(!escaped.is_empty(), "byte {at}");
             }
         }
@@ -226,4 +226,58 @@ fn a_flush_on_a_full_disk_can_be_tried_again_and_one_that_fails_stops_the_node()
     assert_eq!(rig.shard.oldest_unflushed(), None);
     rig.restart();
     assert!(rig.shard.get(&Key::new(1, 1, b"more")).unwrap().is_some());
+}
+
+#[test]
+fn a_segment_under_which_the_disk_failed_is_fenced_until_it_was_read_through() {
+    use logstore::storage::Storage as _;
+    let (rig, rows) = small(Compression::Lz4);
+    let path = segment_path(&rig.disk);
+    let note = format!("{path}\nsegments/other.seg\nsegm");
+    rig.disk
+        .create("faults")
+        .unwrap()
+        .write_at(note.as_bytes(), 0)
+        .unwrap();
+    let opened = read_all(&rig, &files(&rig.disk, 0, 4), &rows);
+    let Err(ShardError::Segment { source, .. }) = opened else {
+        panic!("it was opened")
+    };
+    assert!(matches!(source, ReadError::Fenced { .. }), "{source}");
+
+    let len = rig.disk.bytes(&path).unwrap().len();
+    rig.disk.flip(&path, len / 2, 1).unwrap();
+    assert_ne!(inspect::lift_fence(&rig.disk, &path).unwrap(), []);
+    assert_eq!(inspect::fences(&rig.disk).unwrap().len(), 3);
+    rig.disk.flip(&path, len / 2, 1).unwrap();
+    assert_eq!(inspect::lift_fence(&rig.disk, &path).unwrap(), []);
+    assert_eq!(
+        inspect::fences(&rig.disk).unwrap(),
+        ["segm", "segments/other.seg"]
+    );
+    assert_eq!(read_all(&rig, &files(&rig.disk, 0, 4), &rows).unwrap(), 0);
+}
+
+#[test]
+fn looking_into_a_file_gives_its_rows_its_blocks_and_its_inboxes() {
+    let (rig, rows) = small(Compression::Lz4);
+    let path = segment_path(&rig.disk);
+    let storage: Arc<dyn logstore::storage::Storage> = Arc::new(rig.disk.clone());
+    assert_eq!(inspect::segments(&rig.disk).unwrap(), [path.clone()]);
+    let mut seen = BTreeMap::new();
+    inspect::rows(&storage, &path, |key, row| {
+        drop(seen.insert(key, row.unwrap()))
+    })
+    .unwrap();
+    assert_eq!(seen, rows);
+    let described = inspect::describe(&rig.disk, &path).unwrap();
+    assert_eq!((described.meta.rows, described.meta.postings), (9, 3));
+    assert!(described.blocks.iter().all(|block| block.kind.is_some()));
+    let inboxes = inspect::inboxes(&storage, &path).unwrap();
+    let found: Vec<_> = inboxes
+        .iter()
+        .map(|i| (i.inbox, i.rows, i.postings))
+        .collect();
+    assert_eq!(found, [(1, 3, 1), (2, 3, 1), (3, 3, 1)]);
+    assert_eq!(inboxes[0].sequences, [(32, 1, 1, 1)]);
 }
