@@ -6,10 +6,10 @@
 //! border between the async world of sockets and the threads here.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs::OpenOptions,
+    collections::{HashMap, HashSet},
+    fs::{File, OpenOptions},
     io::BufWriter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -23,17 +23,9 @@ use chat_core::{
     message::{ShardMessage, ToShard},
     placement::map::{SYSTEM, ShardMap},
 };
-use chat_wire::ids::{NodeId, ReplicaId, ShardId, mix64};
+use chat_wire::ids::{NodeId, ShardId};
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use logstore::{
-    cache::BlockCache,
-    engine::{self, Append, Log, Opened, Recovered},
-    log_index::LogIndex,
-    replicas::ReplicaKey,
-    segment::{MapLimits, SegmentFiles, SegmentOptions},
-    shard::{Shard, ShardError},
-    storage::Storage,
-};
+use logstore::{engine, segment::SegmentOptions, shard::ShardError, storage::Storage};
 use tokio::sync::Notify;
 
 use crate::{
@@ -45,6 +37,7 @@ use crate::{
 mod commit;
 mod flusher;
 mod log;
+mod opening;
 mod status;
 mod thread;
 mod walk;
@@ -54,6 +47,7 @@ pub use walk::{EVENTS_A_PAGE, WalkPage, WalkRequest};
 
 use commit::{LogThread, Round, ToLog};
 use log::RaftStore;
+use opening::Opened;
 use thread::{QUEUE_EVENTS, SESSION_EVENTS, SHARD_EVENTS, Thread, ToThread};
 
 /// Requests that wait for the log thread. A shard thread that finds it full waits:
@@ -213,24 +207,17 @@ impl Shards {
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Join), StartError> {
         let Opened {
-            mut log,
-            mut replicas,
-            damaged,
-            ..
-        } = engine::open(Arc::clone(&config.storage), config.engine.clone())?;
-        if replicas.is_empty() && damaged.is_empty() {
-            replicas = create_shards(&mut log, config.shards)?;
-        }
-        let known = replicas
-            .keys()
-            .chain(damaged.iter().map(|damaged| &damaged.key.shard));
-        let map = Arc::new(ShardMap::even(
-            known.copied().max().unwrap_or(config.shards),
-        ));
-        let stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
-        let mut down: Vec<_> = damaged.iter().map(down_shard).collect();
-        let shards = open_shards(&config, replicas, &mut down)?;
-
+            log,
+            map,
+            shards,
+            stuck,
+            down,
+        } = opening::open(&config)?;
+        let trace = config
+            .trace_log_writes
+            .as_deref()
+            .map(open_trace)
+            .transpose()?;
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
             .map(|_| bounded(QUEUE_EVENTS))
             .unzip();
@@ -276,22 +263,12 @@ impl Shards {
             let id = ShardId(key.shard);
             let thread = &mut threads[shared.thread_of(id)];
             thread.replicas.insert(id, key);
-            let replica = replica_id(config.node, key);
+            let replica = opening::replica_id(config.node, key);
             thread
                 .host
                 .add_shard(id, replica, RaftStore::new(shard, replica), clock::now())?;
         }
 
-        let trace = match &config.trace_log_writes {
-            None => None,
-            Some(path) => {
-                let opened = OpenOptions::new().create(true).append(true).open(path);
-                Some(BufWriter::new(opened.map_err(|source| StartError::Io {
-                    what: "the file for the trace of log writes cannot be opened",
-                    source,
-                })?))
-            }
-        };
         let log_thread = LogThread {
             log,
             queue: log_queue,
@@ -337,6 +314,10 @@ impl Shards {
     ///
     /// # Errors
     /// The request comes back if the queue is full, or the node is ending.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it comes back by value: nothing is copied or boxed on the way in"
+    )]
     pub fn submit(&self, to: ToShard) -> Result<(), ToShard> {
         let thread = self.shared.thread_of(to.shard);
         let queue = &self.shared.queues[thread];
@@ -445,84 +426,12 @@ impl Join {
     }
 }
 
-/// The first start: a replica of each shard, the system shard included.
-fn create_shards(log: &mut Log, shards: u16) -> Result<BTreeMap<u16, Recovered>, StartError> {
-    let first = log.next_replica();
-    let keys: Vec<_> = (0..=shards)
-        .map(|shard| ReplicaKey {
-            shard,
-            replica: first + u32::from(shard),
-        })
-        .collect();
-    let appends: Vec<_> = keys
-        .iter()
-        .map(|key| Append::CreateReplica { key: *key })
-        .collect();
-    log.commit(&appends)?;
-    let new = |key: ReplicaKey| Recovered {
-        key,
-        log: LogIndex::new(),
-        flushed: (0, 0),
-        segments: Vec::new(),
-    };
-    Ok(keys.into_iter().map(|key| (key.shard, new(key))).collect())
-}
-
-/// A shard whose segments cannot be opened stays down; the others serve.
-fn open_shards(
-    config: &Config,
-    replicas: BTreeMap<u16, Recovered>,
-    down: &mut Vec<DownShard>,
-) -> Result<Vec<Shard>, StartError> {
-    let files = SegmentFiles::new(
-        Arc::clone(&config.storage),
-        BlockCache::new(config.cache_bytes),
-        MapLimits::default(),
-    )
-    .map_err(|source| StartError::Io {
-        what: "the directory of segments cannot be created",
+fn open_trace(path: &Path) -> Result<BufWriter<File>, StartError> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    Ok(BufWriter::new(opened.map_err(|source| StartError::Io {
+        what: "the file for the trace of log writes cannot be opened",
         source,
-    })?;
-    let mut shards = Vec::with_capacity(replicas.len());
-    for (number, recovered) in replicas {
-        let Recovered {
-            key,
-            log,
-            flushed,
-            segments,
-        } = recovered;
-        match Shard::open(key, log, flushed.0, &segments, &files, config.segments) {
-            Ok(shard) => shards.push(shard),
-            Err(error @ ShardError::UnknownSegment { .. }) => {
-                return Err(StartError::Segment(error));
-            }
-            Err(error) => down.push(DownShard {
-                shard: number,
-                reason: error.to_string(),
-            }),
-        }
-    }
-    Ok(shards)
-}
-
-fn down_shard(damaged: &engine::Damaged) -> DownShard {
-    let damage = &damaged.damage;
-    DownShard {
-        shard: damaged.key.shard,
-        reason: format!(
-            "its log is damaged: {}. Positions {} to {} are lost here; without a replica \
-             elsewhere only `chatctl inspect --accept-loss` on the stopped node goes on without them",
-            damage.reason,
-            damage.kept_to + 1,
-            damage.seen_to,
-        ),
-    }
-}
-
-/// Raft's name of a replica. The engine's numbers are never reused on a node, and a
-/// node's id never by another, so these are fresh for every placement.
-fn replica_id(node: NodeId, key: ReplicaKey) -> ReplicaId {
-    ReplicaId(mix64(node.0 ^ u64::from(key.replica)).max(1))
+    })?))
 }
 
 fn join(thread: JoinHandle<()>) {

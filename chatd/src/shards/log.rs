@@ -174,14 +174,17 @@ impl ShardStore for RaftStore {
 impl raft::Storage for RaftStore {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let hard = self.log().hard_state();
-        let mut state = raft::eraftpb::HardState::default();
-        state.term = hard.term;
-        state.vote = hard.vote;
         // Segments hold only what was committed, whatever the hard state says.
-        state.commit = hard
+        let commit = hard
             .commit
             .max(self.log().compacted().0)
             .max(self.shard.flushed());
+        let state = raft::eraftpb::HardState {
+            term: hard.term,
+            vote: hard.vote,
+            commit,
+            ..Default::default()
+        };
         // One voter until replicas can be placed elsewhere.
         let mut members = ConfState::default();
         members.set_voters(vec![self.replica.0]);
@@ -206,17 +209,16 @@ impl raft::Storage for RaftStore {
             .log()
             .entries(low, high, max_bytes)
             .into_iter()
-            .map(|entry| {
-                let mut found = Entry::default();
-                found.index = entry.position;
-                found.term = entry.term;
-                found.entry_type = match entry.kind {
+            .map(|entry| Entry {
+                index: entry.position,
+                term: entry.term,
+                entry_type: match entry.kind {
                     1 => EntryType::EntryConfChange,
                     2 => EntryType::EntryConfChangeV2,
                     _ => EntryType::EntryNormal,
-                };
-                found.data = entry.payload;
-                found
+                },
+                data: entry.payload,
+                ..Default::default()
             })
             .collect())
     }

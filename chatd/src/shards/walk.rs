@@ -14,7 +14,7 @@ use prost::Message as _;
 use super::log::RaftStore;
 
 /// Inboxes in one page: it runs on the shard's thread.
-pub const INBOXES_A_PAGE: usize = 8;
+const INBOXES_A_PAGE: usize = 8;
 /// Events read for one page; a longer inbox goes on in the next.
 pub const EVENTS_A_PAGE: u64 = 2_000;
 
