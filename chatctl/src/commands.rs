@@ -1,4 +1,4 @@
-//! The commands, a file each.
+//! The command line, and its commands, a file each.
 
 pub(crate) mod audit;
 pub(crate) mod chat;
@@ -12,10 +12,50 @@ pub(crate) mod presence;
 pub(crate) mod send;
 pub(crate) mod status;
 
+use clap::{Parser, Subcommand};
+
 use crate::{
-    failure::Failure,
-    options::{Arguments, Command},
+    failure::{self, Failure},
+    options::Global,
 };
+
+/// Chats with chatd, and looks into it.
+#[derive(Debug, Parser)]
+#[command(name = "chatctl", version, after_help = failure::EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send one message and wait until it is durable.
+    Send(send::Options),
+    /// Print what arrives, from where this device stopped.
+    Listen(listen::Options),
+    /// Type to send, see what arrives.
+    Chat(chat::Options),
+    /// Print the messages of a conversation.
+    History(history::Options),
+    /// List the conversations, newest first.
+    Conversations(conversations::Options),
+    /// Create and change groups.
+    #[command(subcommand)]
+    Group(group::Options),
+    /// Show who is there. Only people who have written to you show.
+    Presence(presence::Options),
+    /// Show a node and its shards, through its admin port.
+    Status(status::Options),
+    /// Say what is wrong with the node or the connection, and what to do.
+    Doctor(doctor::Options),
+    /// Look into the data directory of a stopped node.
+    Inspect(inspect::Options),
+    /// Read the whole inbox and the history of every conversation, and report what is
+    /// lost, doubled or out of order.
+    Audit(audit::Options),
+}
 
 /// Runs what was asked for.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {

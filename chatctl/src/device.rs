@@ -205,7 +205,7 @@ mod tests {
 
     fn global(state: &Path) -> Global {
         use clap::Parser;
-        crate::options::Arguments::parse_from([
+        crate::commands::Arguments::parse_from([
             "chatctl",
             "--state",
             state.to_str().unwrap(),

@@ -15,7 +15,7 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser;
-use options::Arguments;
+use commands::Arguments;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {

@@ -1,21 +1,9 @@
-//! The command line.
+//! What every command takes on the command line: which server, who, how to print.
 
 use std::path::PathBuf;
 
 use chat_client::{Encoding, Endpoint};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::{commands, failure};
-
-/// Chats with chatd, and looks into it.
-#[derive(Debug, Parser)]
-#[command(name = "chatctl", version, after_help = failure::EXIT_CODES)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    pub(crate) global: Global,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
+use clap::{Args, ValueEnum};
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
@@ -110,32 +98,4 @@ impl From<Frames> for Encoding {
             Frames::Json => Self::Json,
         }
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Send one message and wait until it is durable.
-    Send(commands::send::Options),
-    /// Print what arrives, from where this device stopped.
-    Listen(commands::listen::Options),
-    /// Type to send, see what arrives.
-    Chat(commands::chat::Options),
-    /// Print the messages of a conversation.
-    History(commands::history::Options),
-    /// List the conversations, newest first.
-    Conversations(commands::conversations::Options),
-    /// Create and change groups.
-    #[command(subcommand)]
-    Group(commands::group::Options),
-    /// Show who is there. Only people who have written to you show.
-    Presence(commands::presence::Options),
-    /// Show a node and its shards, through its admin port.
-    Status(commands::status::Options),
-    /// Say what is wrong with the node or the connection, and what to do.
-    Doctor(commands::doctor::Options),
-    /// Look into the data directory of a stopped node.
-    Inspect(commands::inspect::Options),
-    /// Read the whole inbox and the history of every conversation, and report what is
-    /// lost, doubled or out of order.
-    Audit(commands::audit::Options),
 }

@@ -22,10 +22,10 @@ use tokio::{
 
 use crate::{
     Config, ConnectError, Connected, Incoming, Refused, RequestError, SendError, Start, Token,
-    client::{Command, MAX_REQUESTS, Shared, Who, unix_ms},
     error::TransportError,
     queue::{self, Recovered, Writer},
     session::{Attached, Output, Session, Settings},
+    shared::{Command, MAX_REQUESTS, Shared, Who, unix_ms},
     transport::{Connector, Transport},
 };
 

@@ -57,6 +57,7 @@ mod driver;
 mod error;
 mod queue;
 mod session;
+mod shared;
 mod transport;
 
 pub use arrivals::{Connected, Events, Incoming, TransportKind};

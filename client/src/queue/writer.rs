@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Log, MAX_RECORD_BYTES, QueueError, Recovered};
 use crate::{
     SendError,
-    client::{Command, unix_ms},
+    shared::{Command, unix_ms},
 };
 
 const JOBS: usize = 1024;
