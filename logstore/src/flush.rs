@@ -4,7 +4,7 @@
 //! Each file is written under a temporary name, synced, renamed; then the
 //! directory is synced once. Only after that may the log commit the segments: a
 //! file that the log names is whole. One that it does not name is rubbish of a
-//! crash, and [`unreferenced`] finds it.
+//! crash, and [`sweep`] removes it.
 
 use crate::{
     plant::Plant,
@@ -216,20 +216,30 @@ impl FlushJob {
     }
 }
 
-/// The files among the segments that none of the named ones needs: rubbish of
-/// crashes, and segments of retired replicas. They may be removed at a start, before
-/// anything is flushed.
+/// Removes the files among the segments that no replica needs: rubbish of crashes, and
+/// segments of replicas that are gone. `found` are the replicas that go on; what belongs
+/// to one of `kept` stays whatever it is: a damaged replica's files are needed for its
+/// repair. Called at a start, before anything is flushed. Gives the paths removed.
 ///
 /// # Errors
 /// What the disk says.
-pub fn unreferenced<'a>(
+pub fn sweep<'a>(
     storage: &dyn Storage,
-    named: impl IntoIterator<Item = (u32, &'a SegmentMeta)>,
+    found: impl IntoIterator<Item = (ReplicaKey, &'a [SegmentRef])>,
+    kept: &[ReplicaKey],
 ) -> io::Result<Vec<String>> {
-    let named: BTreeSet<_> = named
-        .into_iter()
-        .map(|(replica, meta)| meta.path(replica))
-        .collect();
+    let mut named = BTreeSet::new();
+    let mut kept: Vec<_> = kept.iter().map(|key| prefix(*key)).collect();
+    for (key, segments) in found {
+        let metas = segments
+            .iter()
+            .map(|segment| SegmentMeta::decode(&segment.meta));
+        match metas.collect::<Option<Vec<_>>>() {
+            Some(metas) => named.extend(metas.iter().map(|meta| meta.path(key.replica))),
+            // A newer version described them; it must find them again.
+            None => kept.push(prefix(key)),
+        }
+    }
     let names = match storage.list(SEGMENT_DIR) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         names => names?,
@@ -237,5 +247,15 @@ pub fn unreferenced<'a>(
     let paths = names
         .into_iter()
         .map(|name| format!("{SEGMENT_DIR}/{name}"));
-    Ok(paths.filter(|path| !named.contains(path)).collect())
+    let unneeded = |path: &String| {
+        !named.contains(path) && !kept.iter().any(|prefix| path.starts_with(prefix))
+    };
+    let removed: Vec<_> = paths.filter(unneeded).collect();
+    removed.iter().try_for_each(|path| storage.remove(path))?;
+    Ok(removed)
+}
+
+/// What the paths of a replica's segments begin with.
+fn prefix(ReplicaKey { shard, replica }: ReplicaKey) -> String {
+    format!("{SEGMENT_DIR}/{shard:04}-{replica:08}-")
 }

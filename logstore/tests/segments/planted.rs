@@ -6,6 +6,7 @@ use logstore::{
     key::Key,
     log_index::LogIndex,
     plant::Plant,
+    replicas::ReplicaKey,
     segment::SegmentOptions,
     shard::Shard,
     storage::{
@@ -148,10 +149,8 @@ fn a_crash_at_any_effect_of_a_flush_leaves_what_the_log_names() {
                     .is_some()
             );
         }
-        let left = flush::unreferenced(&rig.disk, rig.shard.segments().map(|m| (KEY.replica, m)));
-        let left = left.unwrap();
-        rubbish += left.len();
-        left.iter().for_each(|path| rig.disk.remove(path).unwrap());
+        let found = [(KEY, &rig.segments[..])];
+        rubbish += flush::sweep(&rig.disk, found, &[]).unwrap().len();
         // And it goes on from there.
         assert!(rig.freeze());
         rig.flush();
@@ -226,4 +225,33 @@ fn the_chain_of_an_inbox_goes_on_from_segment_to_segment() {
     }
     assert_eq!(last, 28);
     assert!(segments > 4, "{segments} segments");
+}
+
+#[test]
+fn a_sweep_keeps_what_is_named_and_what_belongs_to_a_damaged_replica() {
+    let rig = waiting();
+    let other = |path: &str| {
+        rig.disk.create(path).unwrap();
+        path.to_owned()
+    };
+    let damaged = ReplicaKey {
+        shard: 9,
+        replica: 4,
+    };
+    let its = other("segments/0009-00000004-0000000000000001-000-0.seg");
+    let gone = other("segments/0009-00000003-0000000000000001-000-0.seg");
+    let cut = other("segments/0007-00000003-0000000000000099-000-0.seg.tmp");
+    let named = rig.shard.segments().map(|meta| meta.path(KEY.replica));
+    let mut kept: Vec<_> = named.chain([its]).collect();
+    kept.sort();
+    let mut swept = flush::sweep(&rig.disk, [(KEY, &rig.segments[..])], &[damaged]).unwrap();
+    swept.sort();
+    assert_eq!(swept, [cut, gone]);
+    let left: Vec<_> = rig
+        .disk
+        .files()
+        .into_iter()
+        .filter(|f| f.starts_with("segments/"))
+        .collect();
+    assert_eq!(left, kept);
 }
