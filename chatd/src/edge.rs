@@ -14,3 +14,4 @@ pub mod outbound;
 pub mod quic;
 pub mod tls;
 pub mod websocket;
+mod window;

@@ -68,6 +68,7 @@ fn start_logs(settings: &Settings) -> Result<(), String> {
     })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match settings.logging.format {
         LogFormat::Text => logs.init(),

@@ -10,6 +10,7 @@ mod process;
 
 use std::{
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -395,29 +396,39 @@ fn open_doors(
 
 /// Says where the node listens and what to do next.
 fn announce(settings: &Settings, node: &Node) {
-    let mode = settings.mode();
-    println!("chatd {} listens:", env!("CARGO_PKG_VERSION"));
-    for address in &node.addresses {
-        if mode.plain {
-            println!("  WebSocket   ws://{address}/v1/ws");
-        }
-        if mode.tls {
-            println!("  WebSocket   wss://{address}/v1/ws");
-            println!("  QUIC        quic://{address}");
-        }
-    }
-    println!(
-        "  admin       http://{}  (/readyz, /metrics, /v1/cluster)",
-        node.admin_address
-    );
-    println!("  data        {}", settings.data.display());
     if settings.dev {
-        println!();
-        println!("WARNING: --dev lets anybody on this machine be anybody (token dev:<name>).");
-        println!("Next, in another terminal:");
-        println!("  cargo run --release --bin chatctl -- chat --as alice bob");
         tracing::warn!("--dev: tokens are not checked; never use it where others can connect");
     }
+    // Nobody may be listening, which is no reason to stop.
+    drop(std::io::stdout().write_all(greeting(settings, node).as_bytes()));
+}
+
+fn greeting(settings: &Settings, node: &Node) -> String {
+    let mode = settings.mode();
+    let mut lines = vec![format!("chatd {} listens:", env!("CARGO_PKG_VERSION"))];
+    for address in &node.addresses {
+        if mode.plain {
+            lines.push(format!("  WebSocket   ws://{address}/v1/ws"));
+        }
+        if mode.tls {
+            lines.push(format!("  WebSocket   wss://{address}/v1/ws"));
+            lines.push(format!("  QUIC        quic://{address}"));
+        }
+    }
+    let admin = node.admin_address;
+    lines.push(format!(
+        "  admin       http://{admin}  (/readyz, /metrics, /v1/cluster)"
+    ));
+    lines.push(format!("  data        {}", settings.data.display()));
+    if settings.dev {
+        lines.push(String::new());
+        lines.push(
+            "WARNING: --dev lets anybody on this machine be anybody (token dev:<name>).".into(),
+        );
+        lines.push("Next, in another terminal:".into());
+        lines.push("  cargo run --release --bin chatctl -- chat --as alice bob".into());
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Logs once when every shard serves.

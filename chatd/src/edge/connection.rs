@@ -21,14 +21,15 @@ use std::{
 
 use bytes::Bytes;
 use chat_core::{
-    message::{Identity, Now, ToSession, ToShard},
+    message::{Identity, Now, Request, ToSession, ToShard},
     placement::map::ShardMap,
+    router,
     session::{Input, Output, Session, SessionSettings},
 };
 use chat_wire::{
     codec::{self, Encoding},
     error::{Code, Refusal},
-    event::Kind,
+    event::{Event, Kind},
 };
 
 use super::{
@@ -36,6 +37,7 @@ use super::{
     auth::Authenticator,
     heartbeat::Heartbeat,
     outbound::{Registration, Sessions, Signal},
+    window::Window,
 };
 use crate::{
     clock,
@@ -146,9 +148,12 @@ pub struct Connection<T> {
     encoding: Encoding,
     registration: Registration,
     login: Option<Login>,
+    window: Window,
     heartbeat_ms: u64,
     heard_ms: u64,
     pinged: bool,
+    /// A message that ends the session waits.
+    ending: bool,
     phase: Phase,
     reason: &'static str,
     /// When its events are live: those of messages made later count as delivered.
@@ -209,9 +214,11 @@ impl<T: Transport> Connection<T> {
             encoding,
             registration,
             login: None,
+            window: Window::new(shared.sessions.session_bytes()),
             heartbeat_ms: u64::from(settings.heartbeat_ms),
             heard_ms: now.mono_ms,
             pinged: false,
+            ending: false,
             phase: Phase::Open,
             reason: "lost",
             began_unix_ms: now.unix_ms,
@@ -273,6 +280,7 @@ impl<T: Transport> Connection<T> {
             let stops = "the server stops: connect again";
             self.end(now, Refusal::new(Code::GoingAway, stops), out);
         }
+        self.ending |= signals.has(Signal::Ending);
         if signals.has(Signal::Due) {
             self.due(now, out);
         }
@@ -289,6 +297,7 @@ impl<T: Transport> Connection<T> {
                 {
                     self.step(now, Input::Tick, out);
                 }
+                self.release_credits();
                 self.listen_for_life(now, out);
             }
             Phase::Closing { until_ms } if *until_ms <= now.mono_ms => self.gone(now, None, out),
@@ -332,16 +341,65 @@ impl<T: Transport> Connection<T> {
     }
 
     fn take_messages(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        if self.ending && !self.has_room() {
+            return self.skip_to_the_end(now, out);
+        }
         let mut taken = 0;
         while taken < TURN_MESSAGES && self.has_room() {
             let Some(message) = self.registration.mailbox().take() else {
                 break;
             };
-            self.note_deliveries(&message);
+            if let ToSession::Events(events) = &message {
+                let bytes = events.iter().map(|event| event.body.content.len()).sum();
+                self.window.took(events.len(), bytes);
+                self.note_deliveries(events);
+            }
             self.step(now, Input::Host(message), out);
             taken += 1;
         }
+        if taken > 0 {
+            self.release_credits();
+        }
         taken > 0
+    }
+
+    /// The client takes nothing, and its session is to end: what waits before that
+    /// message could never be written.
+    fn skip_to_the_end(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        self.ending = false;
+        while let Some(message) = self.registration.mailbox().take() {
+            if matches!(message, ToSession::Close(_) | ToSession::Replaced) {
+                self.step(now, Input::Host(message), out);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives the user's shard the credits it may have. If its queue is full they are
+    /// offered again when more happens, or with the next tick.
+    fn release_credits(&mut self) {
+        let Some(user) = self.session.user() else {
+            return;
+        };
+        let events = self.window.release();
+        if events == 0 {
+            return;
+        }
+        let shard = router::of_user(&self.shared.hosts.map(), user);
+        let request = Request::Credit {
+            session: self.session.id(),
+            user,
+            events,
+        };
+        if self
+            .shared
+            .hosts
+            .submit(ToShard { shard, request })
+            .is_err()
+        {
+            self.window.take_back(events);
+        }
     }
 
     fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) -> bool {
@@ -419,7 +477,17 @@ impl<T: Transport> Connection<T> {
                 let authenticator = Arc::clone(&self.shared.authenticator);
                 self.login = Some(Box::pin(async move { authenticator.login(token).await }));
             }
-            Output::Submit(to) => {
+            Output::Submit(mut to) => {
+                match &mut to.request {
+                    Request::Attach(attach) => {
+                        attach.event_credits = self.window.open(attach.event_credits);
+                    }
+                    Request::Credit { events, .. } => {
+                        self.window.grant(*events);
+                        return self.release_credits();
+                    }
+                    _ => {}
+                }
                 if let Err(to) = self.shared.hosts.submit(to) {
                     self.session.step(now, Input::Overloaded(to), out);
                 }
@@ -476,7 +544,10 @@ impl<T: Transport> Connection<T> {
     fn schedule(&self, now: Now) {
         let at = match self.phase {
             Phase::Open => {
-                let silent = self.silent_until();
+                let mut silent = self.silent_until();
+                if self.window.is_waiting() && self.session.is_live() {
+                    silent = now.mono_ms;
+                }
                 self.session
                     .deadline_ms()
                     .map_or(silent, |at| at.min(silent))
@@ -489,10 +560,7 @@ impl<T: Transport> Connection<T> {
             .schedule(self.registration.mailbox(), Some(at));
     }
 
-    fn note_deliveries(&mut self, message: &ToSession) {
-        let ToSession::Events(events) = message else {
-            return;
-        };
+    fn note_deliveries(&mut self, events: &[Event]) {
         for event in events {
             let made = event.header.msg_id.unix_ms();
             if event.header.kind != Kind::Message || made < self.began_unix_ms {

@@ -94,6 +94,12 @@ impl Sessions {
         self.stripe(session).get(&session).cloned()
     }
 
+    /// Bytes in one mailbox at most.
+    #[must_use]
+    pub fn session_bytes(&self) -> usize {
+        self.bounds.session_bytes
+    }
+
     /// Live sessions.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -164,6 +170,8 @@ pub enum Signal {
     Stop = 4,
     /// The mailbox was full.
     Overflow = 8,
+    /// A message that ends the session waits in the mailbox, maybe behind others.
+    Ending = 16,
 }
 
 /// One session's queue. The connection that owns it takes; everybody else puts.
@@ -241,6 +249,7 @@ impl Mailbox {
 
     fn push(&self, message: ToSession, bounds: &Bounds) -> bool {
         let weight = weight(&message);
+        let ends = matches!(message, ToSession::Close(_) | ToSession::Replaced);
         let mut queue = lock(&self.queue);
         if !queue.open {
             return false;
@@ -264,7 +273,11 @@ impl Mailbox {
         queue.bytes = bytes;
         queue.messages.push_back(message);
         drop(queue);
-        self.waker.wake();
+        if ends {
+            self.raise(Signal::Ending);
+        } else {
+            self.waker.wake();
+        }
         true
     }
 

@@ -225,13 +225,13 @@ settings! {{
 
     /// The write-ahead log and the segments.
     log LogSettings {
-        /// Bytes of one log file.
-        file_bytes: u64 = "67108864", "bytes", range(1_048_576, 1_073_741_824);
+        /// Bytes of one log file. The largest entry must fit into half of one.
+        file_bytes: u64 = "67108864", "bytes", range(4_194_304, 1_073_741_824);
         /// Empty log files that are kept ready.
         pool_files: usize = "2", "", range(1, 64);
         /// Bytes of all log files; at the bound SENDs are OVERLOADED until shards are
         /// flushed.
-        budget_bytes: u64 = "1073741824", "bytes", range(8_388_608, 1_099_511_627_776);
+        budget_bytes: u64 = "1073741824", "bytes", range(25_165_824, 1_099_511_627_776);
         /// Free bytes on the disk below which SENDs are answered DISK_FULL.
         stop_free_bytes: u64 = "268435456", "bytes", range(0, 1_099_511_627_776);
         /// Free bytes from which on they are taken again.

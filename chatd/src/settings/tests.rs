@@ -293,7 +293,7 @@ fn unsafe_combinations_are_refused() {
         (vec![jwks, ("auth.audience", "")], "auth.audience"),
         (vec![("dev", "true"), ("listen", "")], "names no address"),
         (
-            vec![("dev", "true"), ("log.budget_bytes", "8388608")],
+            vec![("dev", "true"), ("log.budget_bytes", "67108864")],
             "six files",
         ),
     ] {

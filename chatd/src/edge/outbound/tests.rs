@@ -104,3 +104,14 @@ fn a_signal_reaches_every_session_once() {
         assert_eq!(registration.mailbox().take_signals(), Signals(0));
     }
 }
+
+#[test]
+fn a_message_that_ends_the_session_is_signalled() {
+    let sessions = sessions(1 << 20, 1 << 20);
+    let registration = sessions.open();
+    let mailbox = registration.mailbox();
+    sessions.send(mailbox.session(), events(10));
+    assert!(!mailbox.take_signals().has(Signal::Ending));
+    sessions.send(mailbox.session(), ToSession::Replaced);
+    assert!(mailbox.take_signals().has(Signal::Ending));
+}

@@ -1,0 +1,103 @@
+//! The admin port.
+
+use std::fs;
+
+use crate::{
+    client::{Client, is_sent, text},
+    node::{Node, get, run},
+};
+
+#[tokio::test]
+async fn health_metrics_and_the_state_of_the_cluster_are_told() {
+    let node = Node::dev(&[]);
+    let mut alice = Client::hello(&node, "alice").await;
+    alice.send(&text(2, "bob", "counted")).await;
+    alice.until(is_sent).await;
+    assert_eq!(node.get("/healthz").0, 200);
+    assert_eq!(node.get("/readyz").0, 200);
+    let (status, cluster) = node.get("/v1/cluster");
+    assert_eq!(status, 200);
+    let body = cluster.split("\r\n\r\n").nth(1).unwrap();
+    let cluster: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(cluster["connections"], 1);
+    assert_eq!(cluster["ready"], true);
+    assert_eq!(
+        cluster["shards"].as_array().unwrap().len(),
+        5,
+        "four and the system shard"
+    );
+    node.until(|| node.metric("chatd_messages_acknowledged_total") == 1.0);
+    let text = node.get("/metrics").1;
+    for name in [
+        "chatd_delivery_seconds_bucket",
+        "chatd_messages_acknowledged_total",
+        "chatd_messages_delivered_total",
+        "chatd_messages_lost_total",
+        "chatd_sequence_gap_total",
+        "chatd_audit_blocks_total",
+        "chatd_inbox_lag_ms",
+        "chatd_connections_opened_total",
+        "chatd_duplicates_suppressed_total",
+        "chatd_outbox_entries",
+        "chatd_outbox_oldest_ms",
+        "chatd_log_sync_seconds_bucket",
+        "chatd_log_batch_bytes_bucket",
+    ] {
+        assert!(
+            text.lines().any(|line| line.starts_with(name)),
+            "{name} is not in\n{text}"
+        );
+    }
+    assert!(text.ends_with("# EOF\n"));
+    assert_eq!(node.get("/v1/nothing").0, 404);
+    assert_eq!(node.get("/../etc/passwd").0, 404);
+}
+
+#[test]
+fn off_loopback_it_needs_a_token_and_then_demands_it() {
+    let (code, said) = run(&["--set", "auth.jwks_file=x", "--admin-listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("admin.token_file"), "{said}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    fs::write(&file, "a-token-of-operators\n").unwrap();
+    let node = Node::dev(&[&format!("admin.token_file={}", file.display())]);
+    assert_eq!(node.get("/readyz").0, 200);
+    for path in ["/metrics", "/v1/cluster"] {
+        assert_eq!(node.get(path).0, 401, "{path}");
+        let wrong = "Authorization: Bearer a-token-of-operator\r\n";
+        assert_eq!(get(node.admin, path, wrong).0, 401);
+        let right = "Authorization: Bearer a-token-of-operators\r\n";
+        assert_eq!(get(node.admin, path, right).0, 200);
+    }
+    fs::write(&file, "short\n").unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let setting = format!("admin.token_file={}", file.display());
+    let (code, said) = run(&[
+        "--dev",
+        "--data",
+        &data,
+        "--set",
+        &setting,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("at least 16 bytes"), "{said}");
+}
+
+#[tokio::test]
+async fn the_audit_reads_what_is_stored_and_finds_nothing_missing() {
+    let node = Node::dev(&["audit.events_per_second=1000000"]);
+    let mut alice = Client::hello(&node, "alice").await;
+    for req in 1..=50 {
+        alice.send(&text(req + 1, "bob", "audited")).await;
+        alice.until(is_sent).await;
+    }
+    node.until(|| node.metric("chatd_audit_blocks_total") >= 100.0);
+    assert_eq!(node.metric("chatd_messages_lost_total"), 0.0);
+    assert_eq!(node.metric("chatd_sequence_gap_total"), 0.0);
+}

@@ -1,0 +1,211 @@
+//! QUIC: an independent client over quinn.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chat_wire::{
+    codec::{self, Encoding},
+    frame::{self, Body, Frame},
+};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+
+use crate::{
+    client::{hello, is_sent, text, texts, tls_config},
+    node::{Node, PATIENCE},
+};
+
+struct Client {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    _endpoint: Endpoint,
+}
+
+async fn connect(node: &Node, alpn: &[u8]) -> Result<(Endpoint, Connection), ConnectionError> {
+    let tls = tls_config(&node.data(), &[alpn]);
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let connecting = endpoint.connect(node.clients, "localhost").unwrap();
+    let connection = tokio::time::timeout(PATIENCE, connecting).await.unwrap()?;
+    Ok((endpoint, connection))
+}
+
+fn framed(frame: &Frame) -> Vec<u8> {
+    let bytes = codec::encode(Encoding::Proto, frame);
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&length[..], &bytes[..]].concat()
+}
+
+async fn read(stream: &mut RecvStream) -> Frame {
+    let read = async {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).await.unwrap();
+        let mut bytes = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut bytes).await.unwrap();
+        codec::decode(Encoding::Proto, &Bytes::from(bytes), usize::MAX).unwrap()
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap()
+}
+
+impl Client {
+    async fn hello(node: &Node, name: &str) -> Self {
+        let (endpoint, connection) = connect(node, b"chat/1").await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&framed(&hello(&format!("dev:{name}"))))
+            .await
+            .unwrap();
+        assert!(matches!(
+            read(&mut receive).await.body,
+            Some(Body::Welcome(_))
+        ));
+        Self {
+            connection,
+            send,
+            receive,
+            _endpoint: endpoint,
+        }
+    }
+
+    async fn send(&mut self, frame: &Frame) {
+        self.send.write_all(&framed(frame)).await.unwrap();
+    }
+
+    async fn until<T>(&mut self, wanted: impl Fn(Body) -> Option<T>) -> T {
+        loop {
+            let body = read(&mut self.receive).await.body.unwrap();
+            if let Some(found) = wanted(body) {
+                return found;
+            }
+        }
+    }
+
+    async fn closed(&self) -> ConnectionError {
+        tokio::time::timeout(PATIENCE, self.connection.closed())
+            .await
+            .unwrap()
+    }
+}
+
+fn code(error: &ConnectionError) -> u64 {
+    match error {
+        ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+        other => panic!("closed by {other}"),
+    }
+}
+
+// The metrics are asked for on this thread while the client goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_chat_and_a_page_comes_on_a_stream_of_its_own() {
+    let node = Node::dev(&[]);
+    let mut alice = Client::hello(&node, "alice").await;
+    let mut bob = Client::hello(&node, "bob").await;
+    alice.send(&text(2, "bob", "over QUIC")).await;
+    let sent = alice.until(is_sent).await;
+    assert_eq!(bob.until(texts).await, ["over QUIC"]);
+
+    let history = frame::HistoryGet {
+        conversation: sent.conversation,
+        from: Some(frame::history_get::From::Before(0)),
+        limit: 10,
+    };
+    // The sender's own copy comes through the outbox: asked until it is there.
+    let page = loop {
+        alice.send(&Frame::new(3, Body::History(history))).await;
+        let mut stream = tokio::time::timeout(PATIENCE, alice.connection.accept_uni())
+            .await
+            .unwrap()
+            .unwrap();
+        let frame = read(&mut stream).await;
+        assert_eq!(frame.req, 3);
+        assert_eq!(
+            stream.read(&mut [0; 1]).await.unwrap(),
+            None,
+            "one frame, then the end"
+        );
+        let Some(Body::HistoryPage(page)) = frame.body else {
+            panic!("no page")
+        };
+        alice
+            .send(&Frame::new(
+                0,
+                Body::Credit(frame::Credit { lane: 1, n: 1 }),
+            ))
+            .await;
+        if !page.events.is_empty() {
+            break page;
+        }
+    };
+    assert_eq!(page.events[0].msg_id, sent.msg_id);
+    assert_eq!(node.metric("chatd_connections{transport=\"quic\"}"), 2.0);
+    alice.connection.close(0u32.into(), b"bye");
+    node.until(|| node.metric("chatd_connections{transport=\"quic\"}") < 2.0);
+    let closed = "chatd_connections_closed_total{transport=\"quic\",reason=\"client\"}";
+    assert_eq!(node.metric(closed), 1.0);
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused_in_the_handshake() {
+    let node = Node::dev(&[]);
+    let refused = connect(&node, b"h3").await.err().unwrap();
+    assert!(
+        matches!(refused, ConnectionError::ConnectionClosed(_)),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn without_a_stream_in_time_the_connection_closes_with_hello_timeout() {
+    let node = Node::dev(&["edge.handshake_timeout_ms=300"]);
+    let (_endpoint, connection) = connect(&node, b"chat/1").await.unwrap();
+    let closed = tokio::time::timeout(PATIENCE, connection.closed())
+        .await
+        .unwrap();
+    assert_eq!(code(&closed), 104);
+}
+
+#[tokio::test]
+async fn a_frame_beyond_the_limit_is_told_and_closes_with_101() {
+    let node = Node::dev(&[]);
+    let mut client = Client::hello(&node, "alice").await;
+    client
+        .send
+        .write_all(&300_000u32.to_be_bytes())
+        .await
+        .unwrap();
+    let told = client
+        .until(|body| match body {
+            Body::Error(error) => Some(error.code),
+            _ => None,
+        })
+        .await;
+    assert_eq!((told, code(&client.closed().await)), (101, 101));
+}
+
+#[tokio::test]
+async fn a_client_can_open_one_stream_and_no_more() {
+    let node = Node::dev(&[]);
+    let client = Client::hello(&node, "alice").await;
+    for opened in [
+        tokio::time::timeout(std::time::Duration::from_millis(200), async {
+            client.connection.open_bi().await.map(drop)
+        })
+        .await,
+        tokio::time::timeout(std::time::Duration::from_millis(200), async {
+            client.connection.open_uni().await.map(drop)
+        })
+        .await,
+    ] {
+        assert!(opened.is_err(), "it waits for a credit that never comes");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_keeps_its_session_when_its_address_changes() {
+    let node = Node::dev(&[]);
+    let mut client = Client::hello(&node, "alice").await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client._endpoint.rebind(socket).unwrap();
+    client.send(&text(2, "alice", "from elsewhere")).await;
+    client.until(is_sent).await;
+}
