@@ -74,3 +74,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Audit(options) => audit::run(global, options).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_of_a_group_is_not_taken_for_the_person() {
+        let arguments =
+            Arguments::parse_from(["chatctl", "--as", "alice", "group", "create", "friends"]);
+        assert_eq!(arguments.global.as_person.as_deref(), Some("alice"));
+    }
+}

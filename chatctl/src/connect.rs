@@ -20,10 +20,10 @@ pub(crate) struct Person {
 }
 
 pub(crate) fn person(global: &Global) -> Result<Person, Failure> {
-    match (&global.name, &global.token, &global.token_file) {
+    match (&global.as_person, &global.token, &global.token_file) {
         (_, Some(token), _) => Ok(Person {
             name: global
-                .name
+                .as_person
                 .clone()
                 .or_else(|| subject(token))
                 .unwrap_or_else(|| "token".to_owned()),
@@ -35,7 +35,7 @@ pub(crate) fn person(global: &Global) -> Result<Person, Failure> {
             })?;
             Ok(Person {
                 name: global
-                    .name
+                    .as_person
                     .clone()
                     .or_else(|| subject(token.trim()))
                     .unwrap_or_else(|| "token".to_owned()),

@@ -18,7 +18,7 @@ pub(crate) struct Global {
     pub(crate) server: Endpoint,
     /// Speak as this person, to a server started with --dev.
     #[arg(long = "as", global = true, value_name = "NAME", env = "CHATCTL_AS")]
-    pub(crate) name: Option<String>,
+    pub(crate) as_person: Option<String>,
     /// The token of a person (a JWT).
     #[arg(
         long,

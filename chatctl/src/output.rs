@@ -27,7 +27,8 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
         table.add_row(row);
     }
     for line in table.lines() {
-        say(line.trim_end());
+        // The table has a space before its first column.
+        say(line.strip_prefix(' ').unwrap_or(&line).trim_end());
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     Config, ConnectError, Connected, Incoming, Refused, RequestError, SendError, Start, Token,
+    TransportKind,
     error::TransportError,
     queue::{self, Recovered, Writer},
     session::{Attached, Output, Session, Settings},
@@ -70,7 +71,7 @@ pub(crate) struct Driver {
     /// When the connection is to be left, and to where.
     leave_at_ms: Option<u64>,
     next_endpoint: Option<crate::Endpoint>,
-    transport_kind: crate::TransportKind,
+    transport_kind: TransportKind,
     attempts: u32,
     /// Reused by each pass.
     frames: Vec<Frame>,
@@ -129,7 +130,7 @@ impl Driver {
             collect_at_ms: None,
             leave_at_ms: None,
             next_endpoint: None,
-            transport_kind: crate::TransportKind::WebSocket,
+            transport_kind: TransportKind::WebSocket,
             attempts: 0,
             frames: Vec::new(),
             outputs: Vec::new(),
@@ -240,6 +241,13 @@ async fn one_connection(driver: &mut Driver, connector: &Connector) -> End {
     driver.transport_kind = transport.kind();
     driver.forget_unwanted();
     let unread = driver.shared.arrivals.unread();
+    let longest_ms = match (driver.config.heartbeat, transport.kind()) {
+        (Some(heartbeat), _) => u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
+        // NAT forgets UDP soon; spread, so that clients do not knock together.
+        (None, TransportKind::Quic) => rand::random_range(20_000..=30_000),
+        (None, _) => u64::MAX,
+    };
+    driver.session.limit_heartbeat(longest_ms);
     let now_ms = driver.now_ms();
     driver.session.hello(now_ms, token, unread);
     let end = poll_fn(|cx| driver.pass(cx, &mut transport)).await;

@@ -39,6 +39,11 @@ use seen::Seen;
 const GREETING_MS: u64 = 10_000;
 /// For how long the answer to PING is awaited, ms.
 const PONG_MS: u64 = 10_000;
+/// The same while something waits for its answer: whoever waits looks elsewhere sooner.
+const URGENT_PONG_MS: u64 = 5_000;
+/// After so long without a word, ms, what waits for its answer asks whether the server is there. On
+/// QUIC nothing else tells that a server was killed.
+const IMPATIENT_MS: u64 = 2_000;
 /// No heartbeat is shorter, ms.
 const SHORTEST_HEARTBEAT_MS: u64 = 25_000;
 /// Groups whose marks are followed; for one more the oldest is followed no longer after a reconnect.
@@ -93,8 +98,11 @@ pub(crate) struct Session {
 
     in_flight_limit: usize,
     heartbeat_ms: u64,
+    longest_heartbeat_ms: u64,
     silent_losses: u32,
     last_heard_ms: u64,
+    /// Since when something has been in flight all the time.
+    waiting_since_ms: u64,
     pong_by_ms: Option<u64>,
     tally: Tally,
 }
@@ -123,11 +131,19 @@ impl Session {
             bulk_window: 1,
             in_flight_limit: 1,
             heartbeat_ms: SHORTEST_HEARTBEAT_MS,
+            longest_heartbeat_ms: u64::MAX,
             silent_losses: 0,
             last_heard_ms: 0,
+            waiting_since_ms: 0,
             pong_by_ms: None,
             tally: Tally::default(),
         }
+    }
+
+    /// No heartbeat of the next connection is longer: what carries it may forget earlier
+    /// than the server knows.
+    pub(crate) const fn limit_heartbeat(&mut self, longest_ms: u64) {
+        self.longest_heartbeat_ms = longest_ms;
     }
 
     /// Begins a connection. `unread` events wait for the application already.
@@ -253,13 +269,24 @@ impl Session {
             Phase::Detached => return u64::MAX,
             Phase::Greeting { until_ms } => return until_ms,
             Phase::Resuming => return self.last_heard_ms + GREETING_MS,
-            Phase::Attached => self
-                .pong_by_ms
-                .unwrap_or(self.last_heard_ms + self.heartbeat_ms),
+            Phase::Attached => self.pong_by_ms.unwrap_or(self.knock_at_ms()),
         };
         heartbeat
             .min(self.outgoing.deadline_ms())
             .min(self.requests.deadline_ms())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.requests.in_flight() + self.outgoing.in_flight()
+    }
+
+    /// When the server is asked whether it is still there.
+    fn knock_at_ms(&self) -> u64 {
+        let heartbeat = self.last_heard_ms + self.heartbeat_ms;
+        if self.in_flight() == 0 {
+            return heartbeat;
+        }
+        heartbeat.min(self.last_heard_ms.max(self.waiting_since_ms) + IMPATIENT_MS)
     }
 
     /// Time has passed.
@@ -284,12 +311,15 @@ impl Session {
                 if self.pong_by_ms.is_some_and(|by| now_ms >= by) {
                     // A middlebox forgot the connection: next time knock earlier.
                     self.silent_losses = (self.silent_losses + 1).min(16);
-                    out.push(lost("no answer to a heartbeat within 10 s"));
-                } else if self.pong_by_ms.is_none()
-                    && now_ms >= self.last_heard_ms + self.heartbeat_ms
-                {
+                    out.push(lost("the server is silent: no answer to a heartbeat"));
+                } else if self.pong_by_ms.is_none() && now_ms >= self.knock_at_ms() {
                     self.control.push_back(Body::Ping(frame::Ping {}).into());
-                    self.pong_by_ms = Some(now_ms + PONG_MS);
+                    let patience = if self.in_flight() == 0 {
+                        PONG_MS
+                    } else {
+                        URGENT_PONG_MS
+                    };
+                    self.pong_by_ms = Some(now_ms + patience);
                 }
                 self.outgoing.tick(now_ms);
                 self.requests.tick(now_ms);
@@ -330,8 +360,12 @@ impl Session {
             write(&Body::Mark(mark).into());
             return true;
         }
-        if self.requests.in_flight() + self.outgoing.in_flight() >= self.in_flight_limit {
+        let in_flight = self.in_flight();
+        if in_flight >= self.in_flight_limit {
             return false;
+        }
+        if in_flight == 0 {
+            self.waiting_since_ms = now_ms;
         }
         let req = self.requests.next_req();
         if self.requests.transmit(req, write) {
@@ -394,11 +428,11 @@ impl Session {
         let limits = welcome.limits.unwrap_or_default();
         self.in_flight_limit = (limits.in_flight as usize).max(1);
         self.bulk_window = welcome.credits.unwrap_or_default().bulk.max(1);
-        self.heartbeat_ms = (u64::from(welcome.heartbeat_ms) >> self.silent_losses).max(
-            SHORTEST_HEARTBEAT_MS
-                .min(u64::from(welcome.heartbeat_ms))
-                .max(1_000),
-        );
+        let heartbeat_ms = u64::from(welcome.heartbeat_ms)
+            .min(self.longest_heartbeat_ms)
+            .max(1_000);
+        self.heartbeat_ms =
+            (heartbeat_ms >> self.silent_losses).max(SHORTEST_HEARTBEAT_MS.min(heartbeat_ms));
         self.outgoing.welcomed(
             now_ms,
             UserId(welcome.user),

@@ -96,7 +96,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<(), Failure> {
 
 /// The node's own lock: nobody looks into files that are being written.
 fn lock(data: &Path) -> Result<Option<std::fs::File>, Failure> {
-    let path = data.join("lock");
+    let path = data.join("LOCK");
     let Ok(file) = std::fs::File::open(&path) else {
         return Ok(None);
     };

@@ -708,6 +708,30 @@ fn silence_is_answered_by_a_heartbeat_and_then_by_another_connection() {
 }
 
 #[test]
+fn whoever_waits_for_an_answer_notices_sooner_that_the_server_is_gone() {
+    let mut world = World::new(None);
+    world.settle();
+    world.now_ms = 30_000;
+    world.send(2);
+    assert!(world.transmit());
+    assert_eq!(world.session.deadline_ms(), 30_000 + IMPATIENT_MS);
+    let mut out = Vec::new();
+    world.session.tick(32_000, &mut out);
+    assert!(out.is_empty());
+    assert_eq!(world.session.deadline_ms(), 32_000 + URGENT_PONG_MS);
+    world.session.tick(37_000, &mut out);
+    assert!(matches!(out[..], [Output::Lost { .. }]));
+}
+
+#[test]
+fn a_transport_that_forgets_early_has_a_shorter_heartbeat() {
+    let mut world = World::new(None);
+    world.session.limit_heartbeat(3_000);
+    world.settle();
+    assert_eq!(world.session.deadline_ms(), 3_000);
+}
+
+#[test]
 fn a_refused_token_is_final_and_an_overloaded_server_is_not() {
     for (code, is_final) in [(Code::BadToken, true), (Code::TooManyConnections, false)] {
         let mut world = World::new(None);
