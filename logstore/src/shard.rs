@@ -155,10 +155,10 @@ impl Shard {
     /// If the position falls or was flushed, or a write breaks the rules of its family's
     /// [`Shape`], or a body does not stand in the log.
     pub fn apply(&mut self, position: u64, writes: Vec<Write>) {
+        let floor = self.applied.max(self.frozen_position() + 1);
         assert!(
-            position >= self.applied,
-            "position {position} after {}",
-            self.applied
+            position >= floor,
+            "position {position} applied below {floor}"
         );
         self.applied = position;
         if !writes.is_empty() {

@@ -87,7 +87,8 @@ impl std::fmt::Display for Part {
 pub struct MapLimits {
     /// Files at once. Default: 512.
     pub maps: usize,
-    /// Bytes at once. Default: 64 GiB of address space.
+    /// Bytes at once; a file that is larger is mapped alone. Default: 64 GiB of
+    /// address space.
     pub bytes: u64,
 }
 

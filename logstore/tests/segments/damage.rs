@@ -263,7 +263,10 @@ fn looking_into_a_file_gives_its_rows_its_blocks_and_its_inboxes() {
     let (rig, rows) = small(Compression::Lz4);
     let path = segment_path(&rig.disk);
     let storage: Arc<dyn logstore::storage::Storage> = Arc::new(rig.disk.clone());
-    assert_eq!(inspect::segments(&rig.disk).unwrap(), [path.clone()]);
+    assert_eq!(
+        inspect::segments(&rig.disk).unwrap(),
+        std::slice::from_ref(&path)
+    );
     let mut seen = BTreeMap::new();
     inspect::rows(&storage, &path, |key, row| {
         drop(seen.insert(key, row.unwrap()))

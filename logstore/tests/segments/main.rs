@@ -6,6 +6,7 @@
     reason = "what the tests share belongs to tests, too"
 )]
 
+mod bounds;
 mod damage;
 mod fixture;
 mod model;
