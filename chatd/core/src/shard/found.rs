@@ -53,8 +53,9 @@ pub struct Found {
     rows: Vec<(Key, Option<Row>)>,
     ranges: Vec<(Range, Vec<(Key, Row)>)>,
     counts: Vec<((Key, Key), u64)>,
-    // Rows are mostly looked up in the order in which they were asked for.
+    // Rows and ranges are mostly looked up in the order in which they were asked for.
     next: Cell<usize>,
+    next_range: Cell<usize>,
 }
 
 impl Found {
@@ -64,6 +65,7 @@ impl Found {
         self.ranges.clear();
         self.counts.clear();
         self.next.set(0);
+        self.next_range.set(0);
     }
 
     /// Reads what every command needs, so that most need one round more.
@@ -84,6 +86,7 @@ impl Found {
     /// [`Unreadable`] if a row cannot be read or verified.
     pub fn fill(&mut self, needs: &Needs, from: &mut impl Rows) -> Result<(), Unreadable> {
         self.next.set(self.rows.len());
+        self.next_range.set(self.ranges.len());
         self.rows.reserve(needs.keys.len());
         for key in &needs.keys {
             self.rows.push((*key, from.row(key)?));
@@ -100,11 +103,7 @@ impl Found {
     /// A row, if it was read: `Some(None)` is known to be absent.
     #[must_use]
     pub fn row(&self, key: &Key) -> Option<Option<&Row>> {
-        let next = self.next.get();
-        let at = match self.rows.get(next) {
-            Some((found, _)) if found == key => next,
-            _ => self.rows.iter().position(|(found, _)| found == key)?,
-        };
+        let at = find(&self.rows, self.next.get(), |(found, _)| found == key)?;
         self.next.set(at + 1);
         Some(self.rows[at].1.as_ref())
     }
@@ -112,10 +111,11 @@ impl Found {
     /// The rows of a range, if it was read.
     #[must_use]
     pub fn range(&self, range: &Range) -> Option<&[(Key, Row)]> {
-        self.ranges
-            .iter()
-            .find(|(found, _)| found == range)
-            .map(|(_, rows)| &rows[..])
+        let at = find(&self.ranges, self.next_range.get(), |(found, _)| {
+            found == range
+        })?;
+        self.next_range.set(at + 1);
+        Some(&self.ranges[at].1)
     }
 
     /// The number of rows of a range, if it was counted.
@@ -126,6 +126,16 @@ impl Found {
             .find(|((low, high), _)| low == from && high == to)
             .map(|(_, count)| *count)
     }
+}
+
+/// Where something stands that is probably near `next`: there first, then anywhere.
+fn find<T>(all: &[T], next: usize, is: impl Fn(&T) -> bool) -> Option<usize> {
+    const NEAR: usize = 4;
+    let near = next.min(all.len());
+    (near..all.len().min(near + NEAR))
+        .chain(near.saturating_sub(NEAR)..near)
+        .find(|at| is(&all[*at]))
+        .or_else(|| all.iter().position(is))
 }
 
 /// Steps a command until it needs nothing more. `found` is scratch space.
