@@ -115,6 +115,8 @@ pub struct Seen {
     pub message: u32,
     /// 0 outside groups.
     pub group_seq: u64,
+    /// It names the device's own user as the one who said or did it.
+    pub own: bool,
 }
 
 /// Everything one device saw, after its library took out duplicates.
@@ -403,14 +405,10 @@ impl<'a> Checker<'a> {
         *slot = (number, event.msg_id);
     }
 
-    /// What the device's acknowledgement of this event implies.
+    /// What the device's acknowledgement of this event implies: it is delivered, unless it
+    /// is one's own. Changes of a group count like messages.
     fn imply(&mut self, view: &View, event: &Seen) {
-        let own = self
-            .world
-            .attempts
-            .get(event.message as usize)
-            .is_some_and(|attempt| attempt.sender == view.user);
-        if event.inbox_seq <= view.acked && event.message != CHANGE && !own {
+        if event.inbox_seq <= view.acked && !event.own {
             let marks = self.implied.entry((event.place, view.user)).or_default();
             marks.delivered = marks.delivered.max(event.msg_id);
         }
@@ -446,11 +444,12 @@ impl<'a> Checker<'a> {
         };
         if attempt.body != event.body
             || attempt.place != event.place
+            || event.own != (attempt.sender == view.user)
             || attempt.outcome == Outcome::Refused
         {
             self.report.add(Rule::NobodySent, || {
                 format!(
-                    "{} has message {} with another body or place, or though it was refused",
+                    "{} has message {} with another body, sender or place, or though it was refused",
                     name(view),
                     event.message
                 )

@@ -84,8 +84,9 @@ impl Author {
             place,
             message: CHANGE,
             group_seq,
+            own: false,
         };
-        push(&mut self.inboxes, told, event);
+        push(&mut self.inboxes, told, 0, event);
     }
 
     /// The guest of the group goes, or comes back.
@@ -142,8 +143,9 @@ impl Author {
                 place,
                 message,
                 group_seq,
+                own: false,
             };
-            push(&mut self.inboxes, &receivers, event);
+            push(&mut self.inboxes, &receivers, sender, event);
         }
     }
 
@@ -169,11 +171,16 @@ impl Author {
     }
 }
 
-fn push(inboxes: &mut [Vec<Seen>], receivers: &[u32], event: Seen) {
+fn push(inboxes: &mut [Vec<Seen>], receivers: &[u32], by: u32, event: Seen) {
     for user in receivers {
         let inbox = &mut inboxes[*user as usize];
         let inbox_seq = inbox.len() as u64 + 1;
-        inbox.push(Seen { inbox_seq, ..event });
+        let own = *user == by;
+        inbox.push(Seen {
+            inbox_seq,
+            own,
+            ..event
+        });
     }
 }
 
@@ -313,6 +320,14 @@ fn a_body_that_was_refused_or_that_nobody_sent_is_found() {
 }
 
 #[test]
+fn a_message_in_another_name_is_found() {
+    let mut run = long();
+    let at = position(&run, |event| !event.own);
+    run.views[0].events[at].own = true;
+    assert_eq!(check(&run).of(Rule::NobodySent), 1);
+}
+
+#[test]
 fn two_events_at_one_position_are_found() {
     let mut run = long();
     let at = position(&run, |event| event.place == 0);
@@ -428,13 +443,7 @@ fn marks_that_differ_from_the_acknowledgements_are_found() {
         run.views[user as usize * 2]
             .events
             .iter()
-            .filter(|event| event.place == place)
-            .filter(|event| {
-                run.world
-                    .attempts
-                    .get(event.message as usize)
-                    .is_some_and(|attempt| attempt.sender != user)
-            })
+            .filter(|event| event.place == place && !event.own)
             .map(|event| event.msg_id)
             .max()
             .unwrap()
@@ -591,17 +600,22 @@ fn many_devices_of_many_messages_are_checked_in_one_pass() {
                 place: 0,
                 message,
                 group_seq,
+                own: false,
             }
         })
         .collect();
     let mut checker = Checker::new(&world);
     for user in 0..8 {
         assert_eq!(checker.expected(user), messages as usize);
+        let mut events = events.clone();
+        for event in &mut events {
+            event.own = event.message % 8 == user;
+        }
         let head = Some(u64::from(messages));
         checker.view(&View {
             user,
             head,
-            events: events.clone(),
+            events,
             ..View::default()
         });
     }

@@ -207,7 +207,7 @@ async fn synchronise(
         for incoming in batch.drain(..) {
             match incoming {
                 Incoming::Connected(connected) => head = Some(connected.inbox_head),
-                Incoming::Event(event) => events.push(script.seen(&event, &peers)),
+                Incoming::Event(event) => events.push(script.seen(person, &event, &peers)),
                 Incoming::Gap { oldest, head } => {
                     complaints.push(format!("person {person}: a gap: {oldest} of {head}"));
                 }
@@ -219,7 +219,7 @@ async fn synchronise(
     let conversations = conversations(&client).await?;
     let mut histories = Vec::with_capacity(conversations.len());
     for conversation in &conversations {
-        let pages = history(&client, script, conversation.conversation, &peers).await?;
+        let pages = history(&client, script, person, conversation.conversation, &peers).await?;
         let place = pages.first().map_or(u32::MAX, |event| event.place);
         histories.push((place, pages));
     }
@@ -259,6 +259,7 @@ async fn conversations(client: &Client) -> anyhow::Result<Vec<Conversation>> {
 async fn history(
     client: &Client,
     script: &Script,
+    person: u32,
     conversation: u64,
     peers: &HashMap<u64, u32>,
 ) -> anyhow::Result<Vec<Seen>> {
@@ -273,7 +274,11 @@ async fn history(
             !page.more || page.next > after,
             "a history page that leads nowhere"
         );
-        all.extend(page.events.iter().map(|event| script.seen(event, peers)));
+        all.extend(
+            page.events
+                .iter()
+                .map(|event| script.seen(person, event, peers)),
+        );
         if !page.more {
             return Ok(all);
         }
@@ -313,7 +318,7 @@ fn unread(
             ));
             continue;
         };
-        let seen = script.seen(last, peers);
+        let seen = script.seen(person, last, peers);
         if newest.get(&seen.place) != Some(&last.msg_id) {
             complaints.push(format!(
                 "person {person}: {} ends with {}, its newest is {:?}",

@@ -59,6 +59,8 @@ pub enum Record {
         message: u32,
         /// See [`Seen`].
         group_seq: u64,
+        /// See [`Seen`].
+        own: bool,
     },
     /// The device said that its user has seen everything up to this.
     Marked {
@@ -96,6 +98,7 @@ impl From<Seen> for Record {
             place: seen.place,
             message: seen.message,
             group_seq: seen.group_seq,
+            own: seen.own,
         }
     }
 }
@@ -203,6 +206,7 @@ impl Ledger {
                 place,
                 message,
                 group_seq,
+                own: own_event,
             } => {
                 if own(message) {
                     self.copies.insert(message);
@@ -214,6 +218,7 @@ impl Ledger {
                     place,
                     message,
                     group_seq,
+                    own: own_event,
                 });
             }
             Record::Marked { place, msg_id } => {
@@ -286,6 +291,7 @@ mod tests {
             place: 2,
             message: 7,
             group_seq: 0,
+            own: true,
         };
         let mut ledger = Ledger::open(&path, own).unwrap();
         ledger

@@ -85,9 +85,9 @@ impl Script {
         }
     }
 
-    /// An event as the checker wants it; `peers` maps 1:1 conversations to places.
+    /// An event as the checker wants it, at `person`; `peers` maps 1:1 conversations to places.
     #[must_use]
-    pub fn seen(&self, event: &frame::Event, peers: &HashMap<u64, u32>) -> Seen {
+    pub fn seen(&self, person: u32, event: &frame::Event, peers: &HashMap<u64, u32>) -> Seen {
         let place = self
             .groups
             .get(&event.conversation)
@@ -112,6 +112,7 @@ impl Script {
             place,
             message,
             group_seq: event.group_seq,
+            own: event.sender == self.plan.users[person as usize].0,
         }
     }
 
@@ -466,7 +467,7 @@ impl Player {
         for incoming in batch.drain(..) {
             match incoming {
                 Incoming::Event(event) => {
-                    let seen = self.script.seen(&event, &self.peers);
+                    let seen = self.script.seen(self.person, &event, &self.peers);
                     self.records.push(seen.into());
                     last = seen.inbox_seq;
                     if seen.message == CHANGE {
@@ -488,6 +489,7 @@ impl Player {
                     self.ledger
                         .complain(format!("a gap: oldest {oldest}, head {head}"));
                 }
+                Incoming::Disconnected { reason, .. } => self.script.stage.lost(reason),
                 Incoming::Closed(error) => return Err(error.into()),
                 _ => {}
             }

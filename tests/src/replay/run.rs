@@ -172,6 +172,9 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Outcome> {
             ),
         );
     }
+    for (reason, count) in stage.losses() {
+        table.row("connections lost", format!("{count}: {reason}"));
+    }
     table.row("clients killed with messages queued", killed);
     table.row(
         "empty texts refused",
@@ -487,7 +490,11 @@ impl Show {
                 )
             })
             .collect();
-        format!("no answer for {}", open.join(", "))
+        let lost = self.script.stage.losses();
+        format!(
+            "no answer for {}; connections lost: {lost:?}",
+            open.join(", ")
+        )
     }
 }
 

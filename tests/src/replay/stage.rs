@@ -3,6 +3,7 @@
 //! devices do not wait for one lock.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -17,6 +18,8 @@ use super::{
     plan::Plan,
 };
 
+/// Reasons for lost connections that are told apart.
+const REASONS: usize = 200;
 /// Shards of the delivery times.
 const SHARDS: usize = 16;
 
@@ -37,6 +40,8 @@ pub struct Stage {
     deliveries: Vec<Mutex<Vec<Delivery>>>,
     /// Answers so far, without events.
     outcomes: Mutex<Ledger>,
+    /// Connections lost, by what the library says.
+    lost: Mutex<BTreeMap<String, u64>>,
     /// Lines with a final answer.
     pub settled: AtomicU64,
     /// Lines refused.
@@ -59,6 +64,7 @@ impl Stage {
             start: Instant::now(),
             queued_us: plan.lines.iter().map(|_| AtomicU64::new(0)).collect(),
             outcomes: Mutex::default(),
+            lost: Mutex::default(),
             deliveries: (0..SHARDS).map(|_| Mutex::default()).collect(),
             settled: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -131,6 +137,24 @@ impl Stage {
     pub fn outcomes(&self) -> Ledger {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         outcomes.answers()
+    }
+
+    /// A connection was lost.
+    pub fn lost(&self, reason: String) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        // Reasons differ in numbers at most; more kinds than this are not told apart.
+        if lost.len() < REASONS || lost.contains_key(&reason) {
+            *lost.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// Why connections were lost, and how often.
+    #[must_use]
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Lines got a final answer.
