@@ -45,6 +45,9 @@ use shard::Shard;
 /// Passes of one [`Host::poll`] at most; what is left is done by the next, which
 /// [`Host::deadline_ms`] asks for at once.
 const MAX_PASSES: usize = 32;
+/// Bytes of entries applied in one poll at most: a long log is applied shard after
+/// shard, and the first ones serve while the others are still at it.
+const MAX_APPLY_BYTES: usize = 4 * 1024 * 1024;
 /// A tick of Raft, in ms.
 pub const TICK_MS: u64 = 100;
 
@@ -67,7 +70,8 @@ pub struct HostSettings {
     pub ack_flush_ms: u64,
     /// Outbox entries and marks without progress for so long are sent again.
     pub outbox_resend_ms: u64,
-    /// What destinations have applied is collected for so long.
+    /// What destinations have applied is collected for so long, unless it is much:
+    /// each confirmation is a command, and one a message would double the log.
     pub confirm_ms: u64,
     /// Changes of presence are told at most this often.
     pub presence_coalesce_ms: u64,
@@ -94,7 +98,7 @@ impl HostSettings {
             outbox_bytes: 64 * 1024 * 1024,
             ack_flush_ms: 200,
             outbox_resend_ms: 1_000,
-            confirm_ms: 50,
+            confirm_ms: 500,
             presence_coalesce_ms: 1_000,
             slow_consumer_ms: 30_000,
             flush_bytes: 16 * 1024 * 1024,
@@ -261,6 +265,8 @@ struct Pass<'a> {
     settings: &'a HostSettings,
     now: Now,
     disk_full: bool,
+    /// What may still be applied in this poll.
+    apply_bytes: usize,
     counters: &'a mut Counters,
     effects: &'a mut Vec<Effect>,
 }
@@ -356,6 +362,7 @@ impl<S: ShardStore> Host<S> {
             settings: &self.settings,
             now,
             disk_full: self.disk_full,
+            apply_bytes: 0,
             counters: &mut self.counters,
             effects: &mut self.effects,
         };
@@ -371,7 +378,7 @@ impl<S: ShardStore> Host<S> {
             Event::Shard(message) => shard.message(&mut pass, message.from, message.says),
             Event::Persisted { ready, .. } => shard.replica.persisted(ready),
             Event::Flushed { .. } => shard.flush.finished(),
-            Event::FlushWanted { .. } => shard.flush.wanted = true,
+            Event::FlushWanted { .. } => shard.flush.want(),
             Event::DiskFull(_) | Event::Tick => {}
         }
     }
@@ -399,27 +406,34 @@ impl<S: ShardStore> Host<S> {
             }
         }
         self.hand_out(now, out);
+        let mut apply_bytes = MAX_APPLY_BYTES;
         for _ in 0..MAX_PASSES {
-            let dirty = std::mem::take(&mut self.dirty);
-            if dirty.is_empty() {
-                break;
-            }
-            for id in dirty {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            while apply_bytes > 0
+                && let Some(id) = dirty.pop_first()
+            {
                 let mut pass = Pass {
                     settings: &self.settings,
                     now,
                     disk_full: self.disk_full,
+                    apply_bytes,
                     counters: &mut self.counters,
                     effects: &mut self.effects,
                 };
                 let Some(shard) = self.shards.get_mut(&id) else {
                     continue;
                 };
-                if shard.advance(&mut pass) {
+                let more = shard.advance(&mut pass);
+                apply_bytes = pass.apply_bytes;
+                if more {
                     self.dirty.insert(id);
                 }
             }
+            self.dirty.append(&mut dirty);
             self.hand_out(now, out);
+            if self.dirty.is_empty() || apply_bytes == 0 {
+                break;
+            }
         }
     }
 

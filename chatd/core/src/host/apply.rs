@@ -24,14 +24,14 @@ use crate::{
 impl<S: ShardStore> Shard<S> {
     /// Applies what is committed, as far as flushes allow.
     pub(super) fn apply_committed(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
-        while !self.flush.blocked
-            && self.stopped.is_none()
+        while self.may_apply(pass)
             && let Some(entry) = self.committed.front().cloned()
         {
             if !self.apply_entry(pass, &entry)? {
                 break;
             }
             self.committed.pop_front();
+            pass.apply_bytes = pass.apply_bytes.saturating_sub(entry.data.len());
             self.applied = entry.index;
             self.replica.applied(entry.index);
             let own = self.replica.is_leader() && entry.term == self.replica.term();
@@ -105,6 +105,11 @@ impl<S: ShardStore> Shard<S> {
 
     /// False if two frozen parts wait already: the flush, and all behind it, wait.
     fn freeze(&mut self, pass: &mut Pass<'_>, position: u64) -> bool {
+        // After a restart applying begins with the flush that is done.
+        if position <= self.replica.store().flushed() + 1 {
+            self.flush.proposed = false;
+            return true;
+        }
         if !self.replica.store_mut().freeze(position) {
             self.flush.blocked = true;
             return false;
@@ -282,6 +287,9 @@ impl<S: ShardStore> Shard<S> {
         if self.id.0 == 0 && self.settings.is_none() {
             self.bootstrap(pass);
         }
+        if let Some(said) = self.settings_heard.take() {
+            self.settings_said(pass, said);
+        }
         self.admit_waiting(pass);
         Ok(())
     }
@@ -330,12 +338,16 @@ impl<S: ShardStore> Shard<S> {
 
     /// Shard 0 says what the cluster's settings are.
     pub(super) fn settings_said(&mut self, pass: &mut Pass<'_>, said: Settings) {
+        if !self.leads {
+            self.settings_heard = Some(said);
+            return;
+        }
         let own = self
             .settings
             .as_ref()
             .map_or(0, |settings| settings.version);
         let known = own.max(self.settings_proposed);
-        if self.id.0 == 0 || !self.leads || said.version <= known {
+        if self.id.0 == 0 || said.version <= known {
             return;
         }
         let version = said.version;

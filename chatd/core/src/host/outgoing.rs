@@ -270,9 +270,13 @@ impl<S: ShardStore> Shard<S> {
         if self.outgoing.due_ms.is_none_or(|due| due > now_ms) {
             return;
         }
+        let due = |stream: &Stream| stream.confirm_due_ms.is_some_and(|due| due <= now_ms);
+        if !self.outgoing.streams.values().any(due) {
+            return;
+        }
+        // Who has made any progress goes into the same entry.
         for (destination, stream) in &mut self.outgoing.streams {
-            let due = stream.confirm_due_ms.is_some_and(|due| due <= now_ms);
-            if !due {
+            if stream.confirm_due_ms.is_none() {
                 continue;
             }
             let confirm = OutboxConfirm {

@@ -73,6 +73,9 @@ impl<S: ShardStore> Shard<S> {
     }
 
     pub(super) fn message(&mut self, pass: &mut Pass<'_>, from: ShardId, says: Says) {
+        if let Says::Settings(settings) = says {
+            return self.settings_said(pass, settings);
+        }
         if !self.leads || self.stopped.is_some() {
             return;
         }
@@ -87,7 +90,8 @@ impl<S: ShardStore> Shard<S> {
             }
             Says::Marks(marks) => self.marks_arrive(pass, &marks),
             Says::MarksApplied(marks) => self.marks_confirmed(pass, marks),
-            Says::Settings(settings) => self.settings_said(pass, settings),
+            // Taken above.
+            Says::Settings(_) => {}
             Says::Watch {
                 watcher,
                 watcher_user,

@@ -44,6 +44,8 @@ pub(super) struct Shard<S: ShardStore> {
     pub(super) leads: bool,
     /// As this shard's log has them.
     pub(super) settings: Option<Settings>,
+    /// What shard 0 said before this shard led.
+    pub(super) settings_heard: Option<Settings>,
     /// The version of settings that was proposed last.
     pub(super) settings_proposed: u64,
     /// Of shard 0: when the settings are said again.
@@ -70,7 +72,7 @@ pub(super) struct Stopped {
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
     /// Somebody asked for one.
-    pub(super) wanted: bool,
+    wanted: bool,
     /// One is in the log and not applied.
     pub(super) proposed: bool,
     /// It is committed, but two frozen parts wait to be written: applying waits.
@@ -80,6 +82,11 @@ pub(super) struct FlushState {
 }
 
 impl FlushState {
+    /// Somebody asks for one. One that is on its way is enough.
+    pub(super) fn want(&mut self) {
+        self.wanted = !self.proposed && self.running == 0;
+    }
+
     pub(super) fn finished(&mut self) {
         self.running = self.running.saturating_sub(1);
         self.blocked = false;
@@ -98,6 +105,7 @@ impl<S: ShardStore> Shard<S> {
             applied,
             leads: false,
             settings: None,
+            settings_heard: None,
             settings_proposed: 0,
             settings_due_ms: 0,
             flush: FlushState::default(),
@@ -162,8 +170,7 @@ impl<S: ShardStore> Shard<S> {
     /// Takes readies, and applies what is committed.
     fn take_ready(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
         self.apply_committed(pass)?;
-        while !self.flush.blocked
-            && self.stopped.is_none()
+        while self.may_apply(pass)
             && let Some(taken) = self.replica.take()
         {
             if let Some(persist) = taken.persist {
@@ -185,10 +192,16 @@ impl<S: ShardStore> Shard<S> {
         Ok(())
     }
 
+    /// Whether applying may go on now.
+    pub(super) fn may_apply(&self, pass: &Pass<'_>) -> bool {
+        !self.flush.blocked && self.stopped.is_none() && pass.apply_bytes > 0
+    }
+
     fn propose(&mut self, pass: &mut Pass<'_>) {
         let epoch = pass.settings.map.epoch;
         let bytes = self.replica.store().unflushed_bytes();
-        let due = bytes >= pass.settings.flush_bytes || (self.flush.wanted && bytes > 0);
+        let old = self.flush.wanted && self.applied > self.replica.store().flushed();
+        let due = bytes >= pass.settings.flush_bytes || old;
         // One that is running and one that waits: a third would stop the applying.
         if due && !self.flush.proposed && self.flush.running < 2 {
             self.flush.proposed = true;
@@ -300,6 +313,7 @@ impl<S: ShardStore> Shard<S> {
         for session in attached {
             pass.tell(session, ToSession::Close(refusal.clone()));
         }
+        self.flush.proposed = false;
         self.delivery = Delivery::default();
         self.acks = Acks::default();
         self.outgoing = Outgoing::default();
