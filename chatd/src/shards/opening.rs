@@ -9,6 +9,7 @@ use chat_wire::ids::{NodeId, ReplicaId, mix64};
 use logstore::{
     cache::BlockCache,
     engine::{self, Append, Log, Recovered},
+    flush,
     log_index::LogIndex,
     replicas::ReplicaKey,
     segment::{MapLimits, SegmentFiles},
@@ -44,7 +45,20 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     let map = Arc::new(ShardMap::even(
         known.copied().max().unwrap_or(config.shards),
     ));
-    let stuck = damaged.iter().map(|damaged| damaged.key).collect();
+    let stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
+    let found = replicas
+        .values()
+        .map(|found| (found.key, &found.segments[..]));
+    let swept = flush::sweep(&*config.storage, found, &stuck).map_err(|source| StartError::Io {
+        what: "files that a crash left behind cannot be removed",
+        source,
+    })?;
+    if !swept.is_empty() {
+        tracing::info!(
+            files = swept.len(),
+            "removed what a crash left of unfinished segments"
+        );
+    }
     let mut down = damaged.iter().map(down_shard).collect();
     let shards = open_shards(config, replicas, &mut down)?;
     Ok(Opened {
