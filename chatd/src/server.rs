@@ -154,7 +154,8 @@ async fn start(settings: &Settings) -> Result<Node> {
         &metrics,
     );
     let addresses = bound.iter().map(|bound| bound.address).collect();
-    let listeners = open_doors(settings, bound, certificate, shared, &admission)?;
+    let secret = data.secret()?;
+    let listeners = open_doors(settings, bound, certificate, &secret, shared, &admission)?;
 
     let admin = Arc::new(Admin::new(
         shards.clone(),
@@ -361,11 +362,15 @@ fn open_doors(
     settings: &Settings,
     bound: Vec<Bound>,
     certificate: Option<Arc<Certificate>>,
+    secret: &[u8; 32],
     shared: Arc<Shared>,
     admission: &Arc<Admission>,
 ) -> Result<Vec<Listeners>> {
     let quic = match &certificate {
-        Some(certificate) => Some(quic::server_config(certificate.quic()?)),
+        Some(certificate) => Some((
+            quic::endpoint_config(secret),
+            quic::server_config(certificate.quic()?),
+        )),
         None => None,
     };
     let tls = match &certificate {

@@ -386,3 +386,24 @@ async fn a_quic_connection_closes_with_the_code_of_the_error() -> anyhow::Result
     assert_eq!(error.code, u32::from(Code::FrameTooLarge.number()));
     Ok(())
 }
+
+/// Without the node's secret in its data directory, this client would wait for its own
+/// timeout: half a minute in which it believes that it is connected.
+#[tokio::test]
+async fn a_quic_client_learns_at_once_that_the_server_was_killed() -> anyhow::Result<()> {
+    let mut node = Node::start()?;
+    let mut alice = Quic::open(&node).await?;
+    let hello = Body::Hello(hello("alice", 1));
+    alice.write(&Frame::new(1, hello)).await?;
+    let welcome = alice.read().await?;
+    ensure!(
+        matches!(welcome.body, Some(Body::Welcome(_))),
+        "{welcome:?}"
+    );
+    node.kill();
+    node.restart()?;
+    alice.write(&Frame::new(2, Body::Ping(Ping {}))).await?;
+    let closed = timeout(Duration::from_secs(5), alice.connection.closed()).await?;
+    assert_eq!(closed, quinn::ConnectionError::Reset);
+    Ok(())
+}

@@ -182,7 +182,7 @@ impl Edge {
     pub fn listen(
         self: &Arc<Self>,
         bound: Bound,
-        quic: Option<&quinn::ServerConfig>,
+        quic: Option<&(quinn::EndpointConfig, quinn::ServerConfig)>,
     ) -> io::Result<Listeners> {
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         let mut tasks = Vec::new();
@@ -195,10 +195,10 @@ impl Edge {
             )));
         }
         let mut endpoints = Vec::new();
-        if let (Some(config), Some(socket)) = (quic, bound.udp) {
+        if let (Some((endpoint, server)), Some(socket)) = (quic, bound.udp) {
             let endpoint = quinn::Endpoint::new(
-                quinn::EndpointConfig::default(),
-                Some(config.clone()),
+                endpoint.clone(),
+                Some(server.clone()),
                 socket,
                 Arc::new(quinn::TokioRuntime),
             )?;

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,8 @@ use chat_wire::ids::NodeId;
 const LOCK: &str = "LOCK";
 /// The node's number, in hexadecimal.
 const NODE: &str = "NODE";
+/// What only this node knows, 32 bytes, readable by its owner.
+const SECRET: &str = "SECRET";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +110,39 @@ impl Data {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// 32 random bytes that are the same at every start. If they are lost or damaged new
+    /// ones are drawn: all that hangs on them is that clients notice a restart at once.
+    ///
+    /// # Errors
+    /// [`DataError::NotWritable`].
+    pub fn secret(&self) -> Result<[u8; 32], DataError> {
+        let path = self.path.join(SECRET);
+        if let Ok(bytes) = fs::read(&path)
+            && let Ok(secret) = bytes.try_into()
+        {
+            return Ok(secret);
+        }
+        let secret: [u8; 32] = rand::random();
+        let write = || -> io::Result<()> {
+            let new = self.path.join("SECRET.new");
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(&secret)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|error| DataError::NotWritable {
+            path: self.path.display().to_string(),
+            error,
+        })?;
+        Ok(secret)
+    }
 }
 
 fn identity(folder: &Path, draw: impl FnOnce() -> u64) -> Result<NodeId, DataError> {
@@ -151,6 +187,18 @@ mod tests {
         let path = folder.path().join("deep/data");
         assert_eq!(Data::open(&path, || 7).unwrap().node, NodeId(7));
         assert_eq!(Data::open(&path, || 8).unwrap().node, NodeId(7));
+    }
+
+    #[test]
+    fn a_node_keeps_its_secret_and_draws_another_for_a_damaged_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Data::open(folder.path(), || 7).unwrap();
+        let secret = data.secret().unwrap();
+        assert_eq!(data.secret().unwrap(), secret);
+        fs::write(folder.path().join(SECRET), "short").unwrap();
+        let other = data.secret().unwrap();
+        assert_ne!(other, secret);
+        assert_eq!(data.secret().unwrap(), other);
     }
 
     #[test]
