@@ -8,10 +8,12 @@
 pub mod admission;
 pub mod auth;
 pub mod connection;
+mod deliveries;
 pub mod heartbeat;
 pub mod listeners;
 pub mod outbound;
 pub mod quic;
 pub mod tls;
+pub mod transport;
 pub mod websocket;
 mod window;

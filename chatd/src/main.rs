@@ -30,12 +30,16 @@ fn main() -> ExitCode {
     }
     let environment = std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    let settings = match settings::load(&flags.sources(environment)) {
+    let sources = flags.sources(environment);
+    let settings = match settings::load(&sources) {
         Ok(settings) => settings,
         Err(error) => return refuse(&error.to_string(), WRONG_SETTINGS),
     };
     if let Err(error) = start_logs(&settings) {
         return refuse(&error, WRONG_SETTINGS);
+    }
+    for name in settings::unknown_variables(&sources) {
+        tracing::warn!(name, "no setting has this variable: it is without effect");
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if settings.edge.workers > 0 {

@@ -197,8 +197,7 @@ impl Given {
         }
     }
 
-    /// A variable of no setting is passed over with a warning: Kubernetes itself sets
-    /// `CHATD_PORT` and the like beside a service that is called `chatd`.
+    /// A variable of no setting is passed over, see [`unknown_variables`].
     fn put_variable(&mut self, name: &str, text: &str) {
         if !name.starts_with(PREFIX) || name == CONFIG_VARIABLE {
             return;
@@ -207,10 +206,19 @@ impl Given {
         if let Some(row) = row {
             let origin = Origin::Environment(name.into());
             self.0.insert(row.key, (Raw::Text(text.into()), origin));
-        } else {
-            tracing::warn!(name, "no setting has this variable");
         }
     }
+}
+
+/// Variables that look like settings and are none. They are no error: Kubernetes
+/// itself sets `CHATD_PORT` and the like beside a service that is called `chatd`.
+#[must_use]
+pub fn unknown_variables(sources: &Sources) -> Vec<&str> {
+    let names = sources.environment.iter().map(|(name, _)| name.as_str());
+    names
+        .filter(|name| name.starts_with(PREFIX) && *name != CONFIG_VARIABLE)
+        .filter(|name| !TABLE.iter().any(|row| variable(row) == *name))
+        .collect()
 }
 
 /// The variable of a setting: `edge.max_connections` is `CHATD_EDGE_MAX_CONNECTIONS`.

@@ -13,13 +13,11 @@
 
 use std::{
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use chat_core::{
     message::{Identity, Now, Request, ToSession, ToShard},
     placement::map::ShardMap,
@@ -29,14 +27,15 @@ use chat_core::{
 use chat_wire::{
     codec::{self, Encoding},
     error::{Code, Refusal},
-    event::{Event, Kind},
 };
 
 use super::{
     admission::Place,
     auth::Authenticator,
+    deliveries::Deliveries,
     heartbeat::Heartbeat,
     outbound::{Registration, Sessions, Signal},
+    transport::{Arrival, Transport},
     window::Window,
 };
 use crate::{
@@ -93,51 +92,6 @@ pub struct Shared {
     pub reconnect_within_ms: u32,
 }
 
-/// What came from a client.
-#[derive(Debug)]
-pub enum Arrival {
-    /// A whole frame.
-    Frame(Bytes),
-    /// A sign of life without meaning.
-    Alive,
-    /// A frame that cannot be read, after which nothing can: the client is told.
-    Bad(Refusal),
-    /// The transport has begun to close, for this reason: `client` or `protocol`.
-    Closing(&'static str),
-    /// The connection is gone, for this reason: `client` or `lost`.
-    Gone(&'static str),
-}
-
-/// A connection as the session sees it: whole frames, one after another.
-pub trait Transport: Send + Unpin + 'static {
-    /// Its name in metrics.
-    fn name(&self) -> &'static str;
-
-    /// Reads once and appends what that completed. Ready means something did happen.
-    fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()>;
-
-    /// Queues a frame to be written; a bulk frame may overtake and be overtaken.
-    fn queue(&mut self, frame: Bytes, bulk: bool);
-
-    /// Bytes that are queued and not written.
-    fn queued(&self) -> usize;
-
-    /// Writes what is queued.
-    ///
-    /// # Errors
-    /// If the connection is gone.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Queues something that makes the client answer, if the transport has that.
-    fn ping(&mut self);
-
-    /// Begins to close after what is queued.
-    fn close(&mut self, refusal: Option<&Refusal>);
-
-    /// Ready when the other side has taken what was written, or is gone.
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
 /// The future of one connection; it ends with the connection.
 pub struct Connection<T> {
     shared: Arc<Shared>,
@@ -156,10 +110,7 @@ pub struct Connection<T> {
     ending: bool,
     phase: Phase,
     reason: &'static str,
-    /// When its events are live: those of messages made later count as delivered.
-    began_unix_ms: u64,
-    /// (time of a message, events of that time) queued and not yet written.
-    deliveries: Vec<(u64, u64)>,
+    deliveries: Deliveries,
     /// Keeps its place in the caps of admission.
     _place: Place,
 }
@@ -221,8 +172,7 @@ impl<T: Transport> Connection<T> {
             ending: false,
             phase: Phase::Open,
             reason: "lost",
-            began_unix_ms: now.unix_ms,
-            deliveries: Vec::new(),
+            deliveries: Deliveries::new(now.unix_ms),
             _place: place,
         }
     }
@@ -352,7 +302,7 @@ impl<T: Transport> Connection<T> {
             if let ToSession::Events(events) = &message {
                 let bytes = events.iter().map(|event| event.body.content.len()).sum();
                 self.window.took(events.len(), bytes);
-                self.note_deliveries(events);
+                self.deliveries.note(events);
             }
             self.step(now, Input::Host(message), out);
             taken += 1;
@@ -450,7 +400,9 @@ impl<T: Transport> Connection<T> {
         };
         match transport.poll_flush(cx) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.observe_deliveries(),
+            Poll::Ready(Ok(())) => self
+                .deliveries
+                .observe(&self.shared.metrics.delivery_seconds),
             Poll::Ready(Err(_)) => self.gone(now, Some("lost"), out),
         }
     }
@@ -558,34 +510,6 @@ impl<T: Transport> Connection<T> {
         self.shared
             .heartbeat
             .schedule(self.registration.mailbox(), Some(at));
-    }
-
-    fn note_deliveries(&mut self, events: &[Event]) {
-        for event in events {
-            let made = event.header.msg_id.unix_ms();
-            if event.header.kind != Kind::Message || made < self.began_unix_ms {
-                continue;
-            }
-            match self.deliveries.last_mut() {
-                Some((last, count)) if *last == made => *count += 1,
-                _ => self.deliveries.push((made, 1)),
-            }
-        }
-    }
-
-    fn observe_deliveries(&mut self) {
-        if self.deliveries.is_empty() {
-            return;
-        }
-        let now = clock::now().unix_ms;
-        for (made, count) in std::mem::take(&mut self.deliveries) {
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a delivery")]
-            let seconds = now.saturating_sub(made) as f64 / 1e3;
-            self.shared
-                .metrics
-                .delivery_seconds
-                .observe_many(seconds, count);
-        }
     }
 }
 

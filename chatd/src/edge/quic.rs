@@ -21,7 +21,7 @@ use chat_wire::error::{Code, Refusal};
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use tokio::io::ReadBuf;
 
-use super::connection::{Arrival, Transport};
+use super::transport::{Arrival, Transport};
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;

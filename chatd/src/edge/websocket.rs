@@ -21,7 +21,7 @@ use chat_wire::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::codec::{Decoder, Item, Opcode, Violation};
-use super::connection::{Arrival, Transport};
+use super::transport::{Arrival, Transport};
 
 /// Bytes of one read.
 pub const READ_BYTES: usize = 16 * 1024;

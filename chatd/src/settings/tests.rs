@@ -112,6 +112,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         ],
         flags: flags(&[("edge.max_connections", "3")]),
     };
+    assert_eq!(unknown_variables(&sources), ["CHATD_PORT"]);
     let settings = load(&sources).unwrap();
     assert_eq!(settings.edge.max_connections, 3);
     assert_eq!(settings.edge.connects_burst, 502);

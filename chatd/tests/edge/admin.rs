@@ -101,3 +101,78 @@ async fn the_audit_reads_what_is_stored_and_finds_nothing_missing() {
     assert_eq!(node.metric("chatd_messages_lost_total"), 0.0);
     assert_eq!(node.metric("chatd_sequence_gap_total"), 0.0);
 }
+
+/// 10,000 events among which one block is damaged on the disk, as a bad sector does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_block_among_ten_thousand_events_is_counted_within_a_minute() {
+    const EVENTS: u32 = 10_000;
+    let settings = [
+        "audit.events_per_second=1000000",
+        "limits.sends_per_second=1000000",
+        "limits.sends_burst=1000000",
+        "shards.flush_bytes=65536",
+        "cluster.shards=1",
+    ];
+    let node = Node::dev(&settings);
+    let mut alice = Client::hello(&node, "alice").await;
+    // One to oneself is one event; many under way at once.
+    let mut answered = 0;
+    for req in 0..EVENTS {
+        alice
+            .send(&text(
+                req + 2,
+                "alice",
+                &format!("{req}: {}", "x".repeat(200)),
+            ))
+            .await;
+        if req >= 100 {
+            alice.until(is_sent).await;
+            answered += 1;
+        }
+        if req % 100 == 0 {
+            let credit = chat_wire::frame::Credit { lane: 0, n: 100 };
+            alice
+                .send(&chat_wire::frame::Body::Credit(credit).into())
+                .await;
+        }
+    }
+    while answered < EVENTS {
+        alice.until(is_sent).await;
+        answered += 1;
+    }
+    node.until(|| node.metric("chatd_audit_blocks_total") >= f64::from(EVENTS));
+    assert_eq!(node.metric("chatd_messages_lost_total"), 0.0);
+
+    let folder = node.kill();
+    let segment = largest_segment(&folder.path().join("data"));
+    let mut bytes = fs::read(&segment).unwrap();
+    // Within the first block.
+    bytes[600] ^= 0x10;
+    fs::write(&segment, bytes).unwrap();
+    let began = std::time::Instant::now();
+    let node = Node::start_in(folder, &[&["dev=true"], &settings[..]].concat());
+    node.until(|| node.metric("chatd_messages_lost_total") > 0.0);
+    assert!(began.elapsed() < std::time::Duration::from_secs(60));
+    assert!(node.metric("chatd_sequence_gap_total") >= 1.0);
+    assert!(
+        node.log().contains("missing or cannot be read"),
+        "{}",
+        node.log()
+    );
+}
+
+fn largest_segment(data: &std::path::Path) -> std::path::PathBuf {
+    let mut folders = vec![data.to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.metadata().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|end| end == "seg") {
+                found.push((entry.metadata().unwrap().len(), entry.path()));
+            }
+        }
+    }
+    found.into_iter().max().expect("a flush wrote a segment").1
+}
