@@ -203,3 +203,60 @@ impl Proposals {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(req: u32) -> Waiter {
+        let session = SessionId(1);
+        Waiter::GroupOp {
+            origin: Origin { session, req },
+        }
+    }
+
+    fn reqs(waiters: &[Waiter]) -> Vec<u32> {
+        waiters
+            .iter()
+            .filter_map(Waiter::origin)
+            .map(|origin| origin.req)
+            .collect()
+    }
+
+    fn proposed(position: u64, term: u64, req: u32) -> Proposed {
+        Proposed {
+            position,
+            term,
+            waiters: vec![waiter(req)],
+        }
+    }
+
+    #[test]
+    fn an_entry_answers_its_own_waiters_and_those_of_cut_entries_are_lost() {
+        let mut proposals = Proposals::default();
+        // The last was refused by raft; the second was cut by another term's entry.
+        let in_flight = [proposed(5, 2, 1), proposed(6, 2, 2), proposed(0, 0, 3)];
+        proposals.in_flight = in_flight.into();
+        let mut lost = Vec::new();
+        assert!(reqs(&proposals.take(4, 2, &mut lost)).is_empty());
+        assert_eq!(reqs(&proposals.take(5, 2, &mut lost)), [1]);
+        assert!(lost.is_empty());
+        assert!(reqs(&proposals.take(6, 3, &mut lost)).is_empty());
+        assert_eq!(reqs(&lost), [2, 3]);
+        assert!(proposals.in_flight.is_empty());
+    }
+
+    #[test]
+    fn when_leadership_is_gone_everybody_who_waits_is_told() {
+        let mut proposals = Proposals::default();
+        proposals.in_flight.push_back(proposed(5, 2, 1));
+        assert!(proposals.push_own(crate::command::Flush {}, Bytes::new()));
+        assert!(
+            proposals
+                .push(crate::command::Flush {}, Bytes::new(), waiter(2))
+                .is_ok()
+        );
+        assert_eq!(reqs(&proposals.take_all()), [1, 2]);
+        assert_eq!(proposals.queued(), 0);
+    }
+}
