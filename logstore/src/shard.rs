@@ -35,6 +35,10 @@ pub struct Shard {
     options: SegmentOptions,
 }
 
+/// A memtable that is not needed any more. To drop it takes some milliseconds, one
+/// release of memory a row; a thread with better things to do leaves that to another.
+pub struct Retired(#[expect(dead_code, reason = "it is kept to be dropped")] Arc<Frozen>);
+
 /// Why a shard cannot be put together from what its log says.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -315,16 +319,18 @@ impl Shard {
     }
 
     /// Puts segments in the place of the memtable that they were written from. Called
-    /// after the log has committed them: a crash must find them there.
+    /// after the log has committed them: a crash must find them there. What it gives
+    /// is better dropped on another thread.
     ///
     /// # Panics
     /// If they were not written from the oldest frozen memtable.
-    pub fn install(&mut self, flushed: Flushed) {
+    pub fn install(&mut self, flushed: Flushed) -> Retired {
         let oldest = self.sealed.frozen.first().map(|frozen| frozen.position);
         assert_eq!(oldest, Some(flushed.position), "segments of another flush");
-        self.sealed.frozen.remove(0);
+        let retired = self.sealed.frozen.remove(0);
         self.flushed = flushed.position;
         self.add(flushed.segments);
+        Retired(retired)
     }
 
     /// The immutable layers as they are now, for reads on another thread.

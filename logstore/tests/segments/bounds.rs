@@ -196,3 +196,21 @@ fn a_shard_that_is_dropped_leaves_no_maps() {
     drop(shard);
     assert_eq!(files.mapped(), (0, 0));
 }
+
+#[test]
+fn a_key_that_is_a_posting_cut_short_is_not_that_posting() {
+    let mut rig = Rig::new(SegmentOptions::default());
+    rig.put(vec![(Key::posting(1, 40, 0, 0), vec![0; 8], None)], &[]);
+    rig.freeze_and_flush();
+    let padded = [
+        Key::first(1, 40),
+        Key::new(1, 40, &[0; 8]),
+        Key::new(1, 40, &[0; 17]),
+    ];
+    assert!(
+        padded
+            .iter()
+            .all(|key| rig.shard.get(key).unwrap().is_none())
+    );
+    assert!(rig.shard.get(&Key::posting(1, 40, 0, 0)).unwrap().is_some());
+}

@@ -137,7 +137,7 @@ impl Rig {
         };
         let flushed = job.run().unwrap();
         self.segments.extend(flushed.added());
-        self.shard.install(flushed);
+        drop(self.shard.install(flushed));
     }
 
     pub(crate) fn freeze_and_flush(&mut self) {
