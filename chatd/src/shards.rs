@@ -234,7 +234,8 @@ impl Shards {
 
         let (log_sender, log_queue) = bounded(LOG_QUEUE);
         // One a shard.
-        let (flusher, flusher_queue) = bounded(shards.len().max(1));
+        // A flush and a memtable to free for each shard.
+        let (flusher, flusher_queue) = bounded(shards.len().max(1) * 2);
         let (pool, pool_queue) = bounded(1);
         let mut threads: Vec<_> = receivers
             .into_iter()

@@ -6,14 +6,25 @@ use std::{sync::Arc, time::Duration};
 
 use chat_wire::ids::ShardId;
 use crossbeam_channel::{Receiver, Sender};
-use logstore::flush::{FlushError, FlushJob};
+use logstore::{
+    flush::{FlushError, FlushJob},
+    shard::Retired,
+};
 
 use super::{Shared, commit::ToLog, thread::ToThread};
 
 /// How long a flush that found the disk full waits before it is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
-/// A flush to do. A shard has one under way at most, which bounds the queue.
+/// What the flush thread is asked for.
+pub(super) enum ToFlusher {
+    /// A flush. A shard has one under way at most.
+    Flush(Flush),
+    /// A memtable to free, which takes longer than a shard thread should stop for.
+    Free(Retired),
+}
+
+/// A flush to do.
 pub(super) struct Flush {
     pub(super) thread: usize,
     pub(super) shard: ShardId,
@@ -22,8 +33,15 @@ pub(super) struct Flush {
 
 /// Runs until nobody can send it flushes any more, or a write fails: then the node
 /// ends, since a failed write is never tried again.
-pub(super) fn run(queue: &Receiver<Flush>, log: &Sender<ToLog>, shared: &Arc<Shared>) {
-    while let Ok(Flush { thread, shard, job }) = queue.recv() {
+pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc<Shared>) {
+    while let Ok(asked) = queue.recv() {
+        let Flush { thread, shard, job } = match asked {
+            ToFlusher::Flush(flush) => flush,
+            ToFlusher::Free(retired) => {
+                drop(retired);
+                continue;
+            }
+        };
         let to = match job.run() {
             Ok(flushed) => ToLog::Segments {
                 thread,

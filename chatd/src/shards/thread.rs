@@ -31,7 +31,7 @@ use crate::clock;
 use super::{
     Shared,
     commit::{Commit, ToLog},
-    flusher::Flush,
+    flusher::{Flush, ToFlusher},
     log::RaftStore,
     walk::{WalkPage, WalkRequest},
 };
@@ -77,7 +77,7 @@ pub(super) struct Thread {
     pub(super) host: Host<RaftStore>,
     pub(super) queue: Receiver<ToThread>,
     pub(super) log: Sender<ToLog>,
-    pub(super) flusher: Sender<Flush>,
+    pub(super) flusher: Sender<ToFlusher>,
     pub(super) shared: Arc<Shared>,
     /// How the engine names each shard's replica.
     pub(super) replicas: HashMap<ShardId, ReplicaKey>,
@@ -169,13 +169,15 @@ impl Thread {
             ..
         } = flushed;
         let shard_store = store.shard_mut();
-        shard_store.install(flushed);
+        let retired = shard_store.install(flushed);
         shard_store.log_mut().compact_to(position, term);
         self.send_to_log(ToLog::Compacted {
             key,
             position,
             term,
         });
+        // With a full queue, or at the end, it is freed here and now.
+        drop(self.flusher.try_send(ToFlusher::Free(retired)));
         self.host.step(now, Event::Flushed { shard });
         self.flush(shard);
     }
@@ -285,7 +287,7 @@ impl Thread {
             shard,
             job: Box::new(job),
         };
-        if self.flusher.send(flush).is_err() {
+        if self.flusher.send(ToFlusher::Flush(flush)).is_err() {
             tracing::debug!("the flush thread has ended: the node is stopping");
         }
     }
