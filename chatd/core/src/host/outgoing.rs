@@ -102,6 +102,12 @@ impl Outgoing {
     pub(super) fn add(&mut self, now_ms: u64, entry: NewOutboxEntry, body: &Bytes) {
         let stream = self.streams.entry(entry.destination).or_default();
         let number = entry.deliver.number;
+        if number == 0 {
+            // The outbox is new, and its destination must be asked first.
+            stream.handshake = true;
+            self.active.insert(entry.destination);
+            return;
+        }
         if !stream.outstanding() {
             stream.progress_ms = now_ms;
         }

@@ -122,15 +122,23 @@ impl Outboxes {
             header.len()
         );
         changes.put_bytes(keys::outbox(destination, state.last), header, body);
-        if !state.handshake {
+        // A destination that must be asked first is asked by the host, which hears here
+        // of an outbox that is new.
+        let (number, effect, confirmed) = if state.handshake {
+            (0, None, 0)
+        } else {
+            let confirmed = state.wire(state.confirmed);
+            (state.wire(state.last), row.effect, confirmed)
+        };
+        if !state.handshake || state.last == 1 {
             changes.effects.outbox.push(NewOutboxEntry {
                 destination,
                 deliver: Deliver {
                     source: u32::from(source.0),
                     incarnation: self.incarnation,
-                    number: state.wire(state.last),
-                    effect: row.effect,
-                    confirmed: state.wire(state.confirmed),
+                    number,
+                    effect,
+                    confirmed,
                 },
             });
         }

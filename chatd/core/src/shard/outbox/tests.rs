@@ -1,6 +1,11 @@
 use super::*;
-use crate::shard::world::{World, person, refused, sent};
-use crate::{command::Send, shard::Answer};
+use crate::{
+    command::Send,
+    shard::{
+        Answer, settings,
+        world::{Person, World, person, refused, sent},
+    },
+};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -20,8 +25,6 @@ fn confirm_upto(world: &mut World, number: u64) -> Effects {
     };
     world.apply(SHARD, confirm, &Bytes::new())
 }
-
-use crate::shard::settings;
 
 fn numbers(world: &World) -> Vec<u64> {
     world
@@ -177,10 +180,36 @@ fn a_source_that_was_cut_numbers_its_new_entries_behind_what_is_known_there() {
     let items: Vec<_> = outboxes(&world.stores[&SHARD]).unwrap();
     assert_eq!(items.len(), 1);
     world.send(&bob, &bob, "notes");
-    world.send(&person_in(&world, SHARD, "x"), &bob, "5");
+    let id = world.id();
+    let send = world.send_command(&person_in(&world, SHARD, "x"), bob.user().0, id);
+    let effects = world.commit_send(&send, "5");
+    assert_eq!(effects.outbox.len(), 1);
+    assert_eq!(effects.outbox[0].deliver.number, 0);
     assert_eq!(world.waiting(SHARD, SHARD)[0].deliver.number, 0);
     world.settle();
     assert_eq!(world.texts(&bob), ["0", "4", "notes", "5"]);
+}
+
+#[test]
+fn what_a_cut_source_wrote_between_two_incarnations_is_sent() {
+    let mut world = World::new(2);
+    let (bob, alice) = pair_of_shards(&world);
+    let other = ShardId(2);
+    world.send(&alice, &bob, "0");
+    let cut = world.stores[&SHARD].clone();
+    for n in 1..4 {
+        world.send(&alice, &bob, &n.to_string());
+    }
+    for item in world.waiting(SHARD, other) {
+        world.apply(other, item.deliver.clone(), &item.body);
+    }
+    world.replace(SHARD, cut);
+    new_incarnation(&mut world, 5);
+    world.send(&alice, &bob, "4");
+    new_incarnation(&mut world, 6);
+    world.send(&alice, &bob, "5");
+    world.settle();
+    assert_eq!(world.texts(&alice), ["0", "1", "2", "3", "4", "5"]);
 }
 
 #[test]
@@ -207,16 +236,56 @@ fn a_second_incarnation_before_the_first_was_answered_loses_nothing() {
 }
 
 /// Two people of whom the first lives in shard 1 and the second in shard 2.
-fn pair_of_shards(world: &World) -> (super::super::world::Person, super::super::world::Person) {
+fn pair_of_shards(world: &World) -> (Person, Person) {
     (
         person_in(world, ShardId(1), "a"),
         person_in(world, ShardId(2), "b"),
     )
 }
 
-fn person_in(world: &World, shard: ShardId, prefix: &str) -> super::super::world::Person {
+fn person_in(world: &World, shard: ShardId, prefix: &str) -> Person {
     (0..)
         .map(|n| person(&format!("{prefix}{n}")))
         .find(|who| world.home(who.user().key()) == shard)
         .unwrap()
+}
+
+#[test]
+fn a_host_asks_before_old_and_new_outboxes_of_a_later_incarnation_send() {
+    let mut node = crate::simulated::Node::new(4, 1);
+    let ann = node.attach("ann", 1, None);
+    node.text(ann, 1, "bob", "before");
+    node.wait_sent(ann, 1);
+    node.run(500);
+    let shard = node.shard_of("bob");
+    node.propose(shard, command::Incarnation { incarnation: 77 });
+    node.run(500);
+    // Bob's shard has an outbox for Ann's, and none yet for the others.
+    let others: Vec<_> = ["carol", "dave", "eve", "frank", "grace"]
+        .into_iter()
+        .filter(|name| node.shard_of(name) != node.shard_of("ann"))
+        .collect();
+    assert!(others.iter().any(|name| node.shard_of(name) != shard));
+    node.text(ann, 2, "bob", "after");
+    node.wait_sent(ann, 2);
+    let sessions: Vec<_> = others
+        .iter()
+        .map(|name| node.attach(name, 1, None))
+        .collect();
+    for session in &sessions {
+        node.text(*session, 1, "bob", "new");
+        node.wait_sent(*session, 1);
+    }
+    node.run(5_000);
+    assert_eq!(node.texts(ann), ["before", "after"]);
+    for session in sessions {
+        assert_eq!(node.texts(session), ["new"]);
+    }
+    let store = node.host.store(shard).unwrap();
+    assert!(
+        outboxes(store)
+            .unwrap()
+            .iter()
+            .all(|outbox| !outbox.handshake && outbox.bytes == 0)
+    );
 }
