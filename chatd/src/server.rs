@@ -306,7 +306,8 @@ async fn start_shards(
         cache_bytes: log.cache_bytes,
         node: data.node,
         threads: match own.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            // Sockets need cores too: see docs/decisions/0008.
+            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
             threads => threads,
         },
         shards: settings.cluster.shards,

@@ -177,9 +177,9 @@ settings! {{
         /// What may wait for all clients; beyond, each keeps 64 KiB.
         outbound_total_bytes: usize = "268435456", "bytes", range(1_048_576, 1_000_000_000_000);
         /// Clients over WebSocket are asked to say something at least this often.
-        websocket_heartbeat_ms: u32 = "270000", "ms", range(25_000, 600_000);
+        websocket_heartbeat_ms: u32 = "270000", "ms", range(1_000, 600_000);
         /// Clients over QUIC are asked to say something at least this often.
-        quic_heartbeat_ms: u32 = "25000", "ms", range(5_000, 30_000);
+        quic_heartbeat_ms: u32 = "25000", "ms", range(1_000, 30_000);
         /// When the node is told to stop: time for clients to leave. Unset: 10,000, and
         /// 1,000 with `dev`.
         drain_timeout_ms: Option<u64> = "", "ms", range(0, 600_000);
@@ -209,7 +209,7 @@ settings! {{
 
     /// Threads and paces of shards.
     shards ShardSettings {
-        /// Shard threads; 0 is one per core.
+        /// Shard threads; 0 is one for two cores.
         threads: usize = "0", "", range(0, 256);
         /// ACKs and MARKs go into a shard's log at most this often.
         ack_flush_ms: u64 = "200", "ms", range(1, 10_000);
