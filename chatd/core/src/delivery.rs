@@ -38,6 +38,8 @@ pub struct Slot {
     pub device: DeviceId,
     /// How its connection encodes.
     pub encoding: Encoding,
+    /// Its user is seen to be there.
+    pub foreground: bool,
     /// The last event sent.
     pub cursor: u64,
     /// The newest event of the inbox.
@@ -66,6 +68,8 @@ pub struct Start {
     pub device: DeviceId,
     /// How its connection encodes.
     pub encoding: Encoding,
+    /// Its user is seen to be there.
+    pub foreground: bool,
     /// Events after this one follow.
     pub cursor: u64,
     /// The newest event.
@@ -137,6 +141,7 @@ impl Delivery {
             user: start.user,
             device: start.device,
             encoding: start.encoding,
+            foreground: start.foreground,
             cursor: start.cursor,
             head: start.head,
             acked: start.acked,

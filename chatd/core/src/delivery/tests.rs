@@ -43,6 +43,7 @@ fn start(cursor: u64, head: u64, credits: u32) -> Start {
         user: USER,
         device: DeviceId(1),
         encoding: Encoding::Proto,
+        foreground: true,
         cursor,
         head,
         acked: cursor,

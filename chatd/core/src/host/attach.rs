@@ -179,6 +179,7 @@ impl<S: ShardStore> Shard<S> {
             user,
             device: attach.device,
             encoding: attach.encoding,
+            foreground: attach.foreground,
             cursor: from,
             head,
             acked: cursor,
@@ -190,7 +191,9 @@ impl<S: ShardStore> Shard<S> {
             self.replace(pass, older);
         }
         self.delivery.attach(session, start);
-        self.came(pass, user);
+        if attach.foreground {
+            self.came(pass, user);
+        }
         pass.counters.attached += 1;
         if let Resumed::From(from) = resumed
             && from > waiting.cursor
@@ -211,7 +214,7 @@ impl<S: ShardStore> Shard<S> {
         self.attaching.gone(session);
         self.unfollow_all(session);
         if let Some(slot) = self.delivery.detach(session) {
-            self.went(pass, session, slot.user);
+            self.went(pass, session, &slot);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Pass, requests::refuse, shard::Shard};
 use crate::{
     command::RemoteMark,
+    delivery::Slot,
     message::{Origin, Says, ToSession},
     presence::{Present, REFRESH_MS, Subscriptions, Watcher},
     router,
@@ -89,9 +90,12 @@ impl<S: ShardStore> Shard<S> {
     }
 
     /// A session of a user ended here.
-    pub(super) fn went(&mut self, pass: &mut Pass<'_>, session: SessionId, user: UserId) {
+    pub(super) fn went(&mut self, pass: &mut Pass<'_>, session: SessionId, slot: &Slot) {
         let tell_ms = pass.now.mono_ms + pass.settings.presence_coalesce_ms;
-        self.people.present.went(user, pass.now.unix_ms, tell_ms);
+        let user = slot.user;
+        if slot.foreground {
+            self.people.present.went(user, pass.now.unix_ms, tell_ms);
+        }
         let old = self.people.subscriptions.replace(session, &[]);
         self.say_watches(pass, (session, user), &[], &old);
     }

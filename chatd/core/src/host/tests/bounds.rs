@@ -193,7 +193,7 @@ fn before_a_shard_has_its_settings_sends_are_unavailable_and_sessions_wait() {
     );
 }
 
-fn attach(session: u64) -> ToShard {
+pub(super) fn attach(session: u64) -> ToShard {
     let user = UserId::of("default", "ann");
     let identity = Identity {
         app: "default".into(),

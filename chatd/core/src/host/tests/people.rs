@@ -6,8 +6,14 @@ use chat_wire::{
     ids::{SessionId, UserId},
 };
 
-use super::groups::{group_of, say};
-use crate::simulated::{Faults, Node};
+use super::{
+    bounds::attach,
+    groups::{group_of, say},
+};
+use crate::{
+    message::Request,
+    simulated::{Faults, Node},
+};
 
 fn subscribe(node: &mut Node, session: SessionId, req: u32, names: &[&str]) {
     let users = names
@@ -213,4 +219,26 @@ fn typing_in_a_group_reaches_the_other_members_only() {
         .iter()
         .sum();
     assert_eq!(seen, 2);
+}
+
+#[test]
+fn a_session_in_the_background_does_not_show_its_user() {
+    let mut node = Node::new(1, 5);
+    let bobs = node.attach("bob", 1, None);
+    // Ann writes, so that bob may see her, and goes.
+    let anns = node.attach("ann", 1, None);
+    node.text(anns, 1, "bob", "hi");
+    node.wait_sent(anns, 1);
+    node.lose(anns);
+    let mut background = attach(1000);
+    let Request::Attach(request) = &mut background.request else {
+        panic!()
+    };
+    request.foreground = false;
+    node.submit(background);
+    node.run(100);
+    assert_eq!(node.host.counters().attached, 3);
+    subscribe(&mut node, bobs, 1, &["ann"]);
+    let ann = UserId::of("default", "ann").0;
+    assert_eq!(shown(&node, bobs), [(ann, PresenceState::Offline)]);
 }
