@@ -119,3 +119,11 @@ fn a_floor_only_rises_and_never_beyond_what_exists() {
         Effects::default()
     );
 }
+
+#[test]
+fn a_flush_writes_nothing_and_is_told_to_the_host_also_before_settings() {
+    let mut world = World::bare(settings(1));
+    let effects = world.apply(ShardId(1), crate::command::Flush {}, &Bytes::new());
+    assert_eq!(effects.notices, [Notice::Flush]);
+    assert_eq!(world.stores[&ShardId(1)].rows().count(), 0);
+}
