@@ -256,6 +256,10 @@ pub struct Deliver {
     /// cut or restored: the rest is gone, and it goes on from here.
     #[prost(uint64, tag = "5")]
     pub confirmed: u64,
+    /// With number 0: when the incarnation began. Later ones take over from earlier
+    /// ones, in whatever order their questions arrive.
+    #[prost(uint64, tag = "6")]
+    pub since_ms: u64,
 }
 
 /// What an outbox entry does at its destination.

@@ -304,10 +304,7 @@ impl Model {
                 }
             }
         }
-        // Questions come again as long as they are not answered.
-        if item.deliver.number != 0 {
-            self.stale.push((to, item));
-        }
+        self.stale.push((to, item));
     }
 
     fn repeat_stale(&mut self, n: u8) {

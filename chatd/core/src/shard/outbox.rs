@@ -46,7 +46,7 @@ impl OutboxState {
 /// The outboxes that one command adds to.
 #[derive(Debug)]
 pub(crate) struct Outboxes {
-    incarnation: u64,
+    incarnation: Incarnation,
     states: BTreeMap<ShardId, OutboxState>,
     limit_bytes: u64,
 }
@@ -75,7 +75,7 @@ impl Outboxes {
             states.insert(destination, state);
         }
         Ok(Self {
-            incarnation: incarnation.incarnation,
+            incarnation,
             states,
             limit_bytes: shard.outbox_bytes(),
         })
@@ -135,10 +135,15 @@ impl Outboxes {
                 destination,
                 deliver: Deliver {
                     source: u32::from(source.0),
-                    incarnation: self.incarnation,
+                    incarnation: self.incarnation.incarnation,
                     number,
                     effect,
                     confirmed,
+                    since_ms: if number == 0 {
+                        self.incarnation.since_ms
+                    } else {
+                        0
+                    },
                 },
             });
         }
@@ -200,6 +205,7 @@ pub(crate) fn incarnation(shard: &Shard<'_>, command: &command::Incarnation) -> 
         &Incarnation {
             incarnation: command.incarnation,
             earlier: old.earlier.saturating_add(1),
+            since_ms: shard.context.ts_ms.max(old.since_ms.saturating_add(1)),
         },
     );
     Ok(changes.effects)
@@ -331,22 +337,24 @@ pub fn entries(
         return Ok(Vec::new());
     };
     let key = keys::incarnation();
-    let incarnation = match store.get(&key)? {
-        Some(row) => keys::decode::<Incarnation>(&key, &row)?.incarnation,
-        None => 0,
+    let incarnation: Incarnation = match store.get(&key)? {
+        Some(row) => keys::decode(&key, &row)?,
+        None => Incarnation::default(),
     };
     let deliver = |number, effect| Deliver {
         source: u32::from(shard.0),
-        incarnation,
+        incarnation: incarnation.incarnation,
         number,
         effect,
         confirmed: state.wire(state.confirmed),
+        since_ms: 0,
     };
     if state.handshake {
         // The question names nothing as confirmed: the destination must not skip.
         return Ok(vec![OutboxItem {
             deliver: Deliver {
                 confirmed: 0,
+                since_ms: incarnation.since_ms,
                 ..deliver(0, None)
             },
             body: Bytes::new(),

@@ -35,7 +35,8 @@ pub(crate) fn deliver(shard: &Shard<'_>, deliver: &Deliver) -> Stepped<Effects> 
     let known: Option<Source> = shard.read(&key)?;
     let mut source = known.unwrap_or(Source {
         incarnation: deliver.incarnation,
-        ..Source::default()
+        applied: 0,
+        since_ms: deliver.since_ms,
     });
     let mut changes = Changes::default();
     let applied = |source: &Source, previous| Notice::Applied {
@@ -47,12 +48,12 @@ pub(crate) fn deliver(shard: &Shard<'_>, deliver: &Deliver) -> Stepped<Effects> 
     if deliver.number == 0 {
         // A new incarnation asks what is applied; it sends nothing before it knows.
         if source.incarnation != deliver.incarnation {
-            if source.previous == deliver.incarnation {
+            if deliver.since_ms <= source.since_ms {
                 changes.notice(Notice::Duplicate { id: None });
                 return Ok(changes.effects);
             }
-            source.previous = source.incarnation;
             source.incarnation = deliver.incarnation;
+            source.since_ms = deliver.since_ms;
         }
         changes.put(key, &source);
         changes.notice(applied(&source, Some(source.applied)));

@@ -36,6 +36,7 @@ pub(crate) fn settings(shard: &Shard<'_>, new: &Settings) -> Stepped<Effects> {
             &Incarnation {
                 incarnation: new.incarnation,
                 earlier: 0,
+                since_ms: shard.context.ts_ms,
             },
         );
     }

@@ -260,9 +260,9 @@ pub struct Source {
     /// Everything up to here.
     #[prost(uint64, tag = "2")]
     pub applied: u64,
-    /// The incarnation before, of which nothing counts any more.
-    #[prost(fixed64, tag = "3")]
-    pub previous: u64,
+    /// When that began; 0 for the first. Earlier ones do not count any more.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
 }
 
 /// The last message id.
@@ -282,4 +282,7 @@ pub struct Incarnation {
     /// How many there were before: outboxes of a first incarnation need no handshake.
     #[prost(uint32, tag = "2")]
     pub earlier: u32,
+    /// When it began, ms since 1970: later than those before, also where clocks fall.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
 }

@@ -213,6 +213,21 @@ fn what_a_cut_source_wrote_between_two_incarnations_is_sent() {
 }
 
 #[test]
+fn a_late_question_of_an_earlier_incarnation_is_passed_over() {
+    let mut world = waiting(2);
+    new_incarnation(&mut world, 5);
+    let early = world.waiting(SHARD, SHARD).remove(0);
+    world.ts_ms -= 1000;
+    new_incarnation(&mut world, 6);
+    let question = world.waiting(SHARD, SHARD).remove(0);
+    world.apply(SHARD, question.deliver.clone(), &question.body);
+    let late = world.apply(SHARD, early.deliver.clone(), &early.body);
+    assert_eq!(late.notices, [Notice::Duplicate { id: None }]);
+    world.settle();
+    assert_eq!(world.texts(&person("alice")), ["0", "1"]);
+}
+
+#[test]
 fn a_second_incarnation_before_the_first_was_answered_loses_nothing() {
     let mut world = waiting(3);
     let items = world.waiting(SHARD, SHARD);

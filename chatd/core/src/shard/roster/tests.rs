@@ -60,6 +60,7 @@ fn an_entry_of_an_unknown_kind_stops_the_shard() {
         number: 1,
         effect: Some(command::OutboxEffect { effect: None }),
         confirmed: 0,
+        since_ms: 0,
     };
     let store = &world.stores[&ShardId(1)];
     let context = crate::shard::Context {
@@ -99,6 +100,7 @@ fn a_member_whose_id_has_another_name_here_is_passed_over() {
             effect: Some(Effect::GroupChange(change)),
         }),
         confirmed: 0,
+        since_ms: 0,
     };
     let effects = world.apply(ShardId(1), deliver, &Bytes::new());
     assert_eq!(
