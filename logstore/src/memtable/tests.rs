@@ -1,3 +1,5 @@
+//! What a memtable keeps of the writes of an entry, and what it tells of an inbox.
+
 use super::*;
 use crate::key::Value;
 
