@@ -51,7 +51,7 @@ const TURN_MESSAGES: usize = 64;
 const TURNS: usize = 8;
 /// How long a closing connection waits for the client to take what was written.
 const LINGER_MS: u64 = 3_000;
-/// How long the answer to a heartbeat may take.
+/// How long the answer to a question may take at most; half a heartbeat if that is less.
 const PONG_MS: u64 = 30_000;
 /// How often a full shard queue is offered the end of a session, a second apart.
 const DETACH_TRIES: u8 = 8;
@@ -275,7 +275,13 @@ impl<T: Transport> Connection<T> {
     }
 
     fn silent_until(&self) -> u64 {
-        self.heard_ms + self.heartbeat_ms * 3 / 2 + if self.pinged { PONG_MS } else { 0 }
+        let asked = self.heard_ms + self.heartbeat_ms * 3 / 2;
+        let answer_ms = (self.heartbeat_ms / 2).min(PONG_MS);
+        if self.pinged {
+            asked + answer_ms
+        } else {
+            asked
+        }
     }
 
     fn take_login(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) -> bool {

@@ -51,6 +51,13 @@ impl Node {
     }
 
     pub(crate) fn start_in(folder: TempDir, settings: &[&str]) -> Self {
+        let node = Self::spawn(folder, settings);
+        node.until(|| node.get("/readyz").0 == 200);
+        node
+    }
+
+    /// A node that listens, whether or not its shards will ever serve.
+    pub(crate) fn spawn(folder: TempDir, settings: &[&str]) -> Self {
         let mut command = command();
         command.arg("--data").arg(folder.path().join("data"));
         // Small files: a test's disk is not a node's.
@@ -89,14 +96,12 @@ impl Node {
                 read(&folder.path().join("log"))
             );
         };
-        let node = Self {
+        Self {
             child,
             folder,
             clients,
             admin,
-        };
-        node.until(|| node.get("/readyz").0 == 200);
-        node
+        }
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -209,3 +209,76 @@ async fn a_connection_keeps_its_session_when_its_address_changes() {
     client.send(&text(2, "alice", "from elsewhere")).await;
     client.until(is_sent).await;
 }
+
+/// Initials from addresses that never answer, more than handshakes are allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_initials_is_answered_by_retry_and_real_clients_come_through() {
+    const INITIALS: usize = 300;
+    let node = Node::dev(&[
+        "edge.handshakes_at_once=64",
+        "edge.handshake_timeout_ms=20000",
+    ]);
+    // Real Initials, caught on their way to a server that is none.
+    let trap = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    trap.set_read_timeout(Some(PATIENCE)).unwrap();
+    let tls = tls_config(&node.data(), &[b"chat/1"]);
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let flood = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    flood.set_read_timeout(Some(PATIENCE)).unwrap();
+    let answers = flood.try_clone().unwrap();
+    let retried = tokio::task::spawn_blocking(move || {
+        let mut datagram = [0; 2048];
+        loop {
+            // A long header of version 1 and of the type Retry.
+            let length = answers.recv(&mut datagram).unwrap();
+            if length > 5 && datagram[0] & 0xf0 == 0xf0 {
+                return;
+            }
+        }
+    });
+    let mut datagram = [0; 2048];
+    // Kept: one that is given up says so.
+    let mut connecting = Vec::new();
+    for _ in 0..INITIALS {
+        connecting.push(
+            endpoint
+                .connect(trap.local_addr().unwrap(), "localhost")
+                .unwrap(),
+        );
+        let length = trap.recv(&mut datagram).unwrap();
+        flood.send_to(&datagram[..length], node.clients).unwrap();
+    }
+    retried.await.unwrap();
+    let mut client = Client::hello(&node, "alice").await;
+    client.send(&text(2, "alice", "through the flood")).await;
+    client.until(is_sent).await;
+}
+
+#[tokio::test]
+async fn early_data_is_not_accepted() {
+    let node = Node::dev(&[]);
+    let mut tls = tls_config(&node.data(), &[b"chat/1"]);
+    tls.enable_early_data = true;
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let first = endpoint
+        .connect(node.clients, "localhost")
+        .unwrap()
+        .await
+        .unwrap();
+    let (mut send, mut receive) = first.open_bi().await.unwrap();
+    send.write_all(&framed(&hello("dev:alice"))).await.unwrap();
+    // By now the ticket of the session has come, too.
+    assert!(matches!(
+        read(&mut receive).await.body,
+        Some(Body::Welcome(_))
+    ));
+    let again = endpoint.connect(node.clients, "localhost").unwrap();
+    assert!(
+        again.into_0rtt().is_err(),
+        "the server's tickets allow no early data"
+    );
+}

@@ -271,3 +271,59 @@ fn what_breaks_the_rfc_closes_with_its_code_and_says_why() {
         "a close is answered with its own code"
     );
 }
+
+#[test]
+fn a_frame_that_drips_in_does_not_stretch_the_time_for_hello() {
+    let node = Node::dev(&[]);
+    let mut bare = Bare::connect(&node);
+    let began = std::time::Instant::now();
+    let mut drip = bare.0.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        let frame = [&[0x81, 0xfe, 1, 0, 0, 0, 0, 0][..], &[b' '; 256]].concat();
+        for byte in frame {
+            if drip.write_all(&[byte]).is_err() {
+                break;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+    });
+    loop {
+        let (opcode, payload) = bare.next();
+        if opcode == 8 {
+            assert_eq!(u16::from_be_bytes([payload[0], payload[1]]), 4104);
+            break;
+        }
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(8));
+    bare.0.shutdown(std::net::Shutdown::Both).unwrap();
+    writer.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_is_silent_and_one_that_does_stays() {
+    let node = Node::dev(&["edge.websocket_heartbeat_ms=1000"]);
+    let mut lively = Client::hello(&node, "lively").await;
+    let mut bare = Bare::connect(&node);
+    let hello = br#"{"hello":{"minVersion":1,"maxVersion":1,"token":"dev:a","device":"5"}}"#;
+    bare.frame(0x81, hello);
+    let silent = tokio::task::spawn_blocking(move || {
+        let mut pinged = false;
+        loop {
+            match bare.next() {
+                (9, _) => pinged = true,
+                (8, payload) => return (pinged, u16::from_be_bytes([payload[0], payload[1]])),
+                _ => {}
+            }
+        }
+    });
+    // Its library answers pings while it waits for frames.
+    let end = tokio::select! {
+        end = silent => end.unwrap(),
+        frame = lively.next() => panic!("{frame:?}"),
+    };
+    assert_eq!(end, (true, 4105));
+    lively
+        .send(&Frame::new(9, Body::Ping(frame::Ping {})))
+        .await;
+    assert!(matches!(lively.body().await, Body::Pong(_)));
+}
