@@ -98,7 +98,11 @@ pub(crate) fn what(event: &Event) -> String {
             let names: Vec<_> = change
                 .members
                 .iter()
-                .map(|member| clean(&member.name))
+                .map(|member| match member.name.as_str() {
+                    // A change of a role names its member by id.
+                    "" => format!("user {}", member.user),
+                    name => clean(name),
+                })
                 .collect();
             let names = names.join(", ");
             match change.kind() {

@@ -23,6 +23,8 @@ pub use quic::Network;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long QUIC is tried before a WebSocket is: UDP is dropped silently in many networks.
 const QUIC_TIMEOUT: Duration = Duration::from_secs(3);
+/// After this a WebSocket is tried beside it.
+const QUIC_HEAD_START: Duration = Duration::from_millis(700);
 /// Frames are no longer taken while so many bytes wait to be written.
 const BACKLOG_BYTES: usize = 64 * 1024;
 
@@ -119,29 +121,64 @@ impl Connector {
             Endpoint::WebSocket { tls, .. } => {
                 within(CONNECT_TIMEOUT, self.websocket(host, port, *tls)).await
             }
-            Endpoint::Any { .. } => {
-                let quic = match within(QUIC_TIMEOUT, self.quic(host, port)).await {
-                    Ok(transport) => return Ok(transport),
-                    Err(error) => error,
-                };
-                let tls = match within(CONNECT_TIMEOUT, self.websocket(host, port, true)).await {
-                    Ok(transport) => return Ok(transport),
-                    Err(error) => error,
-                };
-                if !endpoint.is_loopback() {
-                    return Err(TransportError::Protocol(format!(
-                        "QUIC: {quic}; WebSocket with TLS: {tls}"
-                    )));
-                }
-                within(CONNECT_TIMEOUT, self.websocket(host, port, false))
-                    .await
-                    .map_err(|plain| {
-                        TransportError::Protocol(format!(
-                            "QUIC: {quic}; WebSocket with TLS: {tls}; WebSocket: {plain}"
-                        ))
-                    })
-            }
+            Endpoint::Any { .. } => self.any(endpoint).await,
         }
+    }
+
+    /// QUIC, and a WebSocket if that takes longer than a good network needs: whichever is
+    /// there first.
+    async fn any(&self, endpoint: &Endpoint) -> Result<Transport, TransportError> {
+        let (host, port) = (endpoint.host(), endpoint.port());
+        let mut quic = Box::pin(within(QUIC_TIMEOUT, self.quic(host, port)));
+        let mut quic_failed = None;
+        tokio::select! {
+            result = &mut quic => match result {
+                Ok(transport) => return Ok(transport),
+                Err(error) => quic_failed = Some(error),
+            },
+            () = tokio::time::sleep(QUIC_HEAD_START) => {}
+        }
+        let mut websocket = Box::pin(self.any_websocket(endpoint));
+        let websocket_failed = loop {
+            tokio::select! {
+                result = &mut websocket => match result {
+                    Ok(transport) => return Ok(transport),
+                    Err(error) => break error,
+                },
+                result = &mut quic, if quic_failed.is_none() => match result {
+                    Ok(transport) => return Ok(transport),
+                    Err(error) => quic_failed = Some(error),
+                },
+            }
+        };
+        let quic_failed = match quic_failed {
+            Some(error) => error,
+            None => match quic.await {
+                Ok(transport) => return Ok(transport),
+                Err(error) => error,
+            },
+        };
+        Err(TransportError::Protocol(format!(
+            "QUIC: {quic_failed}; {websocket_failed}"
+        )))
+    }
+
+    async fn any_websocket(&self, endpoint: &Endpoint) -> Result<Transport, TransportError> {
+        let (host, port) = (endpoint.host(), endpoint.port());
+        let tls = match within(CONNECT_TIMEOUT, self.websocket(host, port, true)).await {
+            Ok(transport) => return Ok(transport),
+            Err(error) => error,
+        };
+        if !endpoint.is_loopback() {
+            return Err(TransportError::Protocol(format!(
+                "WebSocket with TLS: {tls}"
+            )));
+        }
+        within(CONNECT_TIMEOUT, self.websocket(host, port, false))
+            .await
+            .map_err(|plain| {
+                TransportError::Protocol(format!("WebSocket with TLS: {tls}; WebSocket: {plain}"))
+            })
     }
 
     async fn quic(&self, host: &str, port: u16) -> Result<Transport, TransportError> {

@@ -50,6 +50,8 @@ struct Chat<'a> {
     /// Shown from the history: an event of them is not shown again.
     shown: HashSet<i64>,
     own: VecDeque<ClientId>,
+    /// The loss of the connection was told.
+    away: bool,
     pending: JoinSet<(ClientId, Result<Sent, SendError>)>,
 }
 
@@ -71,6 +73,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
         client: client.clone(),
         shown: HashSet::new(),
         own: VecDeque::new(),
+        away: false,
         pending: JoinSet::new(),
     };
     chat.begin().await?;
@@ -202,10 +205,10 @@ impl Chat<'_> {
                     self.event(event)?;
                 }
             }
-            Incoming::Event(event) if self.format == Format::Table => {
-                if event.sender != self.client.user().0 {
-                    output::say(&format!("(elsewhere) {}", output::line(event)));
-                }
+            Incoming::Event(event)
+                if self.format == Format::Table && event.sender != self.client.user().0 =>
+            {
+                output::say(&format!("(elsewhere) {}", output::line(event)));
             }
             Incoming::Receipt(receipt) => self.receipt(receipt)?,
             Incoming::Gap { .. } if self.format == Format::Table => {
@@ -219,9 +222,12 @@ impl Chat<'_> {
                 output::say("(typing …)");
             }
             Incoming::Connected(connected) if self.format == Format::Table => {
+                self.away = false;
                 eprintln!("(connected over {})", connected.transport);
             }
-            Incoming::Disconnected { reason, .. } if self.format == Format::Table => {
+            Incoming::Disconnected { reason, .. }
+                if self.format == Format::Table && !std::mem::replace(&mut self.away, true) =>
+            {
                 eprintln!("(the connection is lost: {reason}; trying again, go on typing)");
             }
             _ => {}

@@ -63,7 +63,11 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
             )),
         }
     }
-    while options.follow {
+    if !options.follow {
+        client.close().await;
+        return Ok(());
+    }
+    loop {
         let incoming = tokio::select! {
             incoming = session.events.recv() => incoming,
             signal = tokio::signal::ctrl_c() => {
