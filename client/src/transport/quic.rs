@@ -163,7 +163,9 @@ fn next_frame(bytes: &mut BytesMut) -> Result<Option<Frame>, TransportError> {
     }
     bytes.advance(4);
     let frame = bytes.split_to(length).freeze();
-    codec::decode(Encoding::Proto, &frame, length)
+    // The server's bounds, also of the number of fields: a batch of events has more of them
+    // than a client may send.
+    codec::decode(Encoding::Proto, &frame, limits::SERVER_FRAME_BYTES as usize)
         .map(Some)
         .map_err(|refusal| TransportError::Protocol(refusal.to_string()))
 }

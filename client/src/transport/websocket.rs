@@ -110,8 +110,12 @@ impl WebSocket {
                     }
                     if message.is_binary() || message.is_text() {
                         let bytes = Bytes::from(message.into_payload());
-                        let frame = codec::decode(self.encoding, &bytes, bytes.len())
-                            .map_err(|refusal| TransportError::Protocol(refusal.to_string()))?;
+                        let frame = codec::decode(
+                            self.encoding,
+                            &bytes,
+                            limits::SERVER_FRAME_BYTES as usize,
+                        )
+                        .map_err(|refusal| TransportError::Protocol(refusal.to_string()))?;
                         frames.push(frame);
                     }
                 }
