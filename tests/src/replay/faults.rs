@@ -147,6 +147,26 @@ pub async fn kill_server(
     })
 }
 
+/// Clients that had nothing queued while the server was away die at the first moment
+/// that they have.
+///
+/// # Errors
+/// If one cannot be killed or started.
+pub async fn kill_those_with_messages_queued(
+    actors: &mut [Actor],
+    program: &std::path::Path,
+) -> anyhow::Result<()> {
+    for actor in actors
+        .iter_mut()
+        .filter(|actor| actor.killed_with.is_none())
+    {
+        if actor.status().waiting > 0 {
+            actor.kill_and_start(program).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn wait_ready(node: &mut Node) -> anyhow::Result<()> {
     tokio::task::block_in_place(|| node.wait_ready(crate::node::READY_WITHIN))
 }

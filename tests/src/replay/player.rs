@@ -304,6 +304,11 @@ impl Player {
     /// Begins what needs nobody else, and goes on where the journal ends.
     async fn begin(&mut self) -> anyhow::Result<()> {
         let plan = Arc::clone(&self.script.plan);
+        // An earlier process may have been killed between a mark and its confirmation.
+        for (place, msg_id) in &self.ledger.marked {
+            self.client
+                .mark(ConversationId(self.conversation(*place)), *msg_id);
+        }
         let mut begun: Vec<u32> = Vec::new();
         let known: Vec<Seen> = self.ledger.events.clone();
         for event in &known {
@@ -530,19 +535,32 @@ impl Player {
             || line.position as usize + 1 == thread.lines.len();
         // Every third person never looks.
         if small && moment && !self.person.is_multiple_of(3) {
-            let conversation = match &plan.places[thread.place as usize] {
-                Place::Pair(_) => plan.users[line.sender as usize].0,
-                Place::Group { .. } => self
-                    .script
-                    .ids
-                    .group(plan, thread.place)
-                    .map_or(0, |group| group.0),
-            };
+            let conversation = self.conversation(thread.place);
             self.client.mark(ConversationId(conversation), seen.msg_id);
             self.records.push(Record::Marked {
                 place: thread.place,
                 msg_id: seen.msg_id,
             });
+        }
+    }
+
+    /// What a place is called at this device.
+    fn conversation(&self, place: u32) -> u64 {
+        let plan = &self.script.plan;
+        match &plan.places[place as usize] {
+            Place::Pair(pair) => {
+                let other = if pair[0] == self.person {
+                    pair[1]
+                } else {
+                    pair[0]
+                };
+                plan.users[other as usize].0
+            }
+            Place::Group { .. } => self
+                .script
+                .ids
+                .group(plan, place)
+                .map_or(0, |group| group.0),
         }
     }
 

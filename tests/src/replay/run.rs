@@ -343,6 +343,9 @@ impl Show {
                 killed.push(faults::kill_server(node, kill, &stage, actors, &self.program).await?);
                 watch.moved();
             }
+            if !killed.is_empty() {
+                faults::kill_those_with_messages_queued(&mut self.actors, &self.program).await?;
+            }
             let seen = self.script.stage.all_seen.load(Relaxed);
             if watch.stuck(settled + operated + seen, || {
                 format!("{settled} of {total} messages settled, {seen} deliveries")
