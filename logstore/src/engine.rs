@@ -28,7 +28,7 @@ use crate::{
     storage::Storage,
     wal::{
         self,
-        frame::{BLOCK, Record, RecordHeader, kind},
+        frame::{BLOCK, Record, RecordHeader, frame_bytes, kind},
         pool::Pool,
         writer::{Numbers, WriteError, Writer},
     },
@@ -108,6 +108,7 @@ pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Opened, OpenE
         Some(found) => found,
         None => create(&*storage, &options)?,
     };
+    settle(&*storage, &found.checkpoint, &options)?;
     clean(&*storage, &found.leftovers)?;
     let io = |error| OpenError::io("opening the log", error);
     let mut log = Log {
@@ -217,7 +218,7 @@ fn create(storage: &dyn Storage, options: &Options) -> Result<Found, OpenError> 
         epoch: 0,
         ..Checkpoint::default()
     };
-    manifest::create(storage, &checkpoint).map_err(io)?;
+    manifest::create(storage).map_err(io)?;
     let log_id = checkpoint.log_id;
     Ok(Found {
         checkpoint,
@@ -242,6 +243,20 @@ fn create(storage: &dyn Storage, options: &Options) -> Result<Found, OpenError> 
     })
 }
 
+/// Makes durable what the start rests on. After a failed sync the page cache may show
+/// a checkpoint, or the name of a file, that the disk does not have; the same bytes
+/// are written into the same slot, so the other one stays sound meanwhile.
+fn settle(
+    storage: &dyn Storage,
+    checkpoint: &Checkpoint,
+    options: &Options,
+) -> Result<(), OpenError> {
+    let io = |error| OpenError::io("making the manifest durable", error);
+    manifest::write(storage, checkpoint, options.plant).map_err(io)?;
+    storage.sync_dir("").map_err(io)?;
+    storage.sync_dir(wal::DIRECTORY).map_err(io)
+}
+
 /// Removes files that were being prepared when the last run ended.
 fn clean(storage: &dyn Storage, leftovers: &[String]) -> Result<(), OpenError> {
     for name in leftovers {
@@ -262,7 +277,7 @@ impl Log {
                     number,
                     first_lsn: numbers.next_lsn,
                     last_lsn: numbers.next_lsn,
-                    claims: BTreeMap::new(),
+                    ..LiveFile::default()
                 }),
                 Some(at) => debug_assert_eq!(at + 1, self.live.len(), "the newest file is written"),
             }
@@ -295,6 +310,9 @@ impl Log {
                 body: &record.body,
             })
             .collect();
+        let body_bytes = records.iter().map(|record| record.body.len()).sum();
+        self.writer
+            .leave_full(frame_bytes(records.len(), body_bytes));
         self.write_at_start(&records)
     }
 

@@ -61,8 +61,8 @@ pub(crate) enum Slot {
     Newer(u16),
 }
 
-/// Creates both slots, the first with a checkpoint, and makes them durable.
-pub(crate) fn create(storage: &dyn Storage, checkpoint: &Checkpoint) -> io::Result<()> {
+/// Creates both slots, empty, and makes them durable.
+pub(crate) fn create(storage: &dyn Storage) -> io::Result<()> {
     for name in SLOTS {
         let file = open_or_create(storage, name)?;
         if file.len()? < FIRST_BYTES as u64 {
@@ -70,8 +70,7 @@ pub(crate) fn create(storage: &dyn Storage, checkpoint: &Checkpoint) -> io::Resu
         }
         file.sync()?;
     }
-    storage.sync_dir("")?;
-    write(storage, checkpoint, None)
+    storage.sync_dir("")
 }
 
 /// Writes a checkpoint into its slot and syncs it. After an error the other slot
@@ -262,7 +261,8 @@ mod tests {
     fn empty_valid_and_unreadable_are_three_answers() {
         let disk = SimulatedDisk::new();
         assert_eq!(read(&disk).unwrap(), [Slot::Empty, Slot::Empty]);
-        create(&disk, &checkpoint(2)).unwrap();
+        create(&disk).unwrap();
+        write(&disk, &checkpoint(2), None).unwrap();
         assert_eq!(
             read(&disk).unwrap(),
             [Slot::Valid(Box::new(checkpoint(2))), Slot::Empty]

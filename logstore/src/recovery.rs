@@ -36,6 +36,8 @@ pub(crate) struct LiveFile {
     pub(crate) number: u32,
     pub(crate) first_lsn: u64,
     pub(crate) last_lsn: u64,
+    /// Frames in it that do not count.
+    pub(crate) cut: BTreeSet<u64>,
     /// The highest position of each replica in it.
     pub(crate) claims: BTreeMap<ReplicaKey, u64>,
 }
@@ -221,32 +223,31 @@ fn scan_files(
     Ok(files)
 }
 
+/// The files that hold frames which count, in order. Frames that were cut do not
+/// keep a file: the next use of it overwrites them, and until then the chain passes
+/// them over.
 fn live_files(files: &[ScannedFile], chain: &Chain) -> VecDeque<LiveFile> {
-    let mut live: BTreeMap<usize, LiveFile> = BTreeMap::new();
-    for (index, file) in files.iter().enumerate() {
-        if let (Some(first), Some(last)) = (file.frames.first(), file.frames.last()) {
-            live.insert(
-                index,
-                LiveFile {
-                    number: file.number,
-                    first_lsn: first.header.lsn,
-                    last_lsn: last.header.lsn,
-                    claims: BTreeMap::new(),
-                },
-            );
-        }
-    }
+    let mut live: VecDeque<LiveFile> = VecDeque::new();
     for at in &chain.frames {
-        let file = live
-            .get_mut(&at.file)
-            .expect("the chain's frames are in these files");
-        for record in &files[at.file].records[files[at.file].frames[at.frame].records.clone()] {
-            claim(&mut file.claims, &record.header);
+        let file = &files[at.file];
+        let frame = &file.frames[at.frame];
+        let lsn = frame.header.lsn;
+        if live.back().is_none_or(|live| live.number != file.number) {
+            live.push_back(LiveFile {
+                number: file.number,
+                first_lsn: lsn,
+                cut: file.frames.iter().map(|frame| frame.header.lsn).collect(),
+                ..LiveFile::default()
+            });
+        }
+        let live = live.back_mut().expect("one was pushed");
+        live.last_lsn = lsn;
+        live.cut.remove(&lsn);
+        for record in &file.records[frame.records.clone()] {
+            claim(&mut live.claims, &record.header);
         }
     }
-    let mut live: Vec<LiveFile> = live.into_values().collect();
-    live.sort_by_key(|file| file.first_lsn);
-    live.into()
+    live
 }
 
 /// Notes that a file holds an entry.
@@ -273,7 +274,6 @@ fn place(files: &[ScannedFile], chain: &Chain, free: &mut Vec<u32>, sound: bool)
             offset: frame.offset + frame.bytes,
         });
     }
-    // The linked file may hold frames that were cut; then it is not free.
     let next = free
         .iter()
         .position(|number| *number == frame.header.next_file)?;

@@ -330,13 +330,12 @@ impl Log {
                 // The link.
                 full.last_lsn = full.last_lsn.max(first_lsn);
             }
-            let claims = BTreeMap::new();
             let lsn = written.lsn;
             self.live.push_back(LiveFile {
                 number,
                 first_lsn: lsn,
                 last_lsn: lsn,
-                claims,
+                ..LiveFile::default()
             });
         }
         let file = self

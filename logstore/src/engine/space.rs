@@ -99,7 +99,8 @@ impl Log {
     /// It writes a checkpoint if there are any.
     ///
     /// # Errors
-    /// See [`LogError`]; on a full disk nothing is changed and it may be called again.
+    /// See [`LogError`]. On a full disk that has no room for the checkpoint, it is
+    /// `Ok(0)`, and may be tried again.
     pub fn reclaim(&mut self) -> Result<usize, LogError> {
         self.check_poison()?;
         let in_use = self.live.len().saturating_sub(1);
@@ -128,10 +129,7 @@ impl Log {
         if !early {
             match manifest::write(&*self.storage, &checkpoint, self.options.plant) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    let free_bytes = self.storage.free_bytes().unwrap_or(0);
-                    return Err(LogError::DiskFull { free_bytes });
-                }
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(0),
                 Err(error) => return Err(self.poison(error)),
             }
             self.generation += 1;
@@ -259,14 +257,14 @@ impl Log {
             check_lengths: true,
             check_bodies: true,
         };
-        let last_lsn = oldest.last_lsn;
+        let (last_lsn, cut) = (oldest.last_lsn, oldest.cut.clone());
         let scanned = scan::scan(&*self.storage, oldest.number, wanted)
             .map_err(|error| self.poison(io::Error::other(error)))?;
         let mut copies = Vec::new();
         for frame in scanned
             .frames
             .iter()
-            .filter(|frame| frame.header.lsn <= last_lsn)
+            .filter(|frame| frame.header.lsn <= last_lsn && !cut.contains(&frame.header.lsn))
         {
             for (index, record) in (0..).zip(&scanned.records[frame.records.clone()]) {
                 let mut header = record.header;

@@ -71,12 +71,20 @@ impl Chain {
             chain.proof = 0;
         }
         chain.link(&all, header);
-        chain.cut_torn_bodies(files);
+        // Without the torn frame, frames that it would have replaced count again.
+        while let Some(torn) = chain.torn_body(files) {
+            let lsn = header(&torn).lsn;
+            let sound = all.partition_point(|at| header(at).lsn < lsn);
+            chain.torn += all.len() - sound;
+            all.truncate(sound);
+            chain.link(&all, header);
+        }
         chain
     }
 
     /// Follows the frames back from the last one.
     fn link<'a>(&mut self, all: &[At], header: impl Fn(&At) -> &'a FrameHeader) {
+        self.holes.clear();
         let below = |lsn: u64| {
             all.partition_point(|at| header(at).lsn < lsn)
                 .checked_sub(1)
@@ -117,18 +125,15 @@ impl Chain {
             .collect();
     }
 
-    /// A frame whose body is wrong counts as torn, with all after it, unless it was
-    /// proven; then its bodies are judged one by one.
-    fn cut_torn_bodies(&mut self, files: &[ScannedFile]) {
-        let torn = self.frames.iter().position(|at| {
-            let frame = &files[at.file].frames[at.frame];
-            let records = &files[at.file].records[frame.records.clone()];
-            frame.header.lsn > self.proof && records.iter().any(|record| record.body.is_none())
-        });
-        if let Some(torn) = torn {
-            self.torn += self.frames.len() - torn;
-            self.frames.truncate(torn);
-        }
+    /// The first frame with a wrong body that nothing proves: it counts as torn, with
+    /// all after it. Bodies of proven frames are judged one by one.
+    fn torn_body(&self, files: &[ScannedFile]) -> Option<At> {
+        let torn = |at: &&At| {
+            let file = &files[at.file];
+            let mut records = file.records[file.frames[at.frame].records.clone()].iter();
+            records.any(|record| record.body.is_none())
+        };
+        self.unproven(files).iter().find(torn).copied()
     }
 
     /// The records of the frames that nothing proves: they must be written again

@@ -165,6 +165,14 @@ impl Writer {
         Ok(Written { lsn, bytes, took })
     }
 
+    /// Goes on in another file, without a link, if a frame does not fit this one. A
+    /// link would cut the unproven tail away before its copy is written.
+    pub(crate) fn leave_full(&mut self, frame_bytes: usize) {
+        let bytes = (frame_bytes + BLOCK) as u64;
+        self.active
+            .take_if(|active| active.offset + bytes > active.len);
+    }
+
     /// Leaves a link behind in the full file, which proves its last frame too, and
     /// goes on in another.
     fn roll(&mut self, number: u32) -> io::Result<()> {
