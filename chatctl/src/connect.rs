@@ -13,6 +13,10 @@ use crate::{
 /// Where `chatd --dev` writes the certificate it made, as seen from where it was started.
 const DEV_CERTIFICATE: &str = "./chatd-data/tls/cert.pem";
 
+/// Whoever sits before a terminal wants to know soon that the server was killed, which on QUIC
+/// only an unanswered word tells.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(3);
+
 /// Who speaks: the token, and a name for folders.
 pub(crate) struct Person {
     pub(crate) token: Token,

@@ -64,6 +64,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
         bound: QUEUE,
     };
     config.start = device.state().map_or(Start::Fresh, Start::Saved);
+    config.heartbeat = Some(connect::HEARTBEAT);
     let (client, mut events) = Client::connect(config).await?;
     let mut chat = Chat {
         format: global.output,

@@ -51,6 +51,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
         (false, None, None) => Start::Fresh,
     };
     let is_new = config.start == Start::Fresh;
+    config.heartbeat = Some(connect::HEARTBEAT);
     let (client, mut events) = Client::connect(config).await?;
     let mut printed = 0_u64;
     let mut head = None;
