@@ -9,12 +9,12 @@ mod link;
 mod message;
 mod node;
 mod report;
-mod work;
+mod rows;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use work::Plan;
+use rows::Plan;
 
 /// Benchmarks of chatd.
 #[derive(Parser)]
@@ -79,14 +79,14 @@ fn main() -> Result<()> {
 
 async fn run(row: &str, plan: Plan) -> Result<()> {
     match row {
-        "sends-16" => work::sends::run(plan, 16).await,
-        "sends-1" => work::sends::run(plan, 1).await,
-        "delivery" => work::delivery::run(plan).await,
-        "groups" => work::groups::run(plan).await,
-        "idle" => work::idle::run(plan).await,
-        "start" => work::restart::start(plan).await,
-        "resume" => work::restart::resume(plan).await,
-        "pages" => work::pages::run(plan).await,
+        "sends-16" => rows::sends::run(plan, 16).await,
+        "sends-1" => rows::sends::run(plan, 1).await,
+        "delivery" => rows::delivery::run(plan).await,
+        "groups" => rows::groups::run(plan).await,
+        "idle" => rows::idle::run(plan).await,
+        "start" => rows::restart::start(plan).await,
+        "resume" => rows::restart::resume(plan).await,
+        "pages" => rows::pages::run(plan).await,
         _ => bail!("a row without a benchmark"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Health says that the process answers; readiness that every shard serves. What the
 //! shard threads are asked for is asked once for all who wait, at most every
-//! [`FRESH_FOR`]. With a token, `/metrics` and everything under `/v1` demand it;
+//! `FRESH_FOR`. With a token, `/metrics` and everything under `/v1` demand it;
 //! the two probes do not, and say nothing that is secret.
 
 use std::{
