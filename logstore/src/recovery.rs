@@ -18,13 +18,13 @@ use crate::{
         chain::Chain,
         replay::{Replayed, TailRecord},
     },
-    replicas::ReplicaKey,
+    replicas::{ReplicaKey, Replicas},
     storage::Storage,
     wal::{
         self,
-        frame::LINK,
+        frame::{FrameHeader, LINK},
         pool::RESERVE,
-        scan::{self, First, ScannedFile, Wanted},
+        scan::{self, First, FoundRecord, ScannedFile, Wanted},
         writer::{Numbers, Place},
     },
 };
@@ -153,6 +153,67 @@ pub(crate) fn find(storage: &dyn Storage, options: &Options) -> Result<Option<Fo
         next_file,
         place,
         report,
+    }))
+}
+
+/// A frame as a person looks at it.
+#[derive(Clone, Debug)]
+pub struct DumpedFrame {
+    /// The file.
+    pub file: u32,
+    /// Where it begins.
+    pub offset: u64,
+    /// Its header.
+    pub header: FrameHeader,
+    /// Whether it counts, or was cut away.
+    pub counts: bool,
+    /// Its records; a body is `None` if its checksum is wrong.
+    pub records: Vec<FoundRecord>,
+}
+
+/// The log of a stopped node, as it is.
+#[derive(Debug)]
+pub struct Dump {
+    /// What a start would find.
+    pub report: RecoveryReport,
+    /// The checkpoint's generation.
+    pub generation: u64,
+    /// What the control records add up to, damage included.
+    pub replicas: Replicas,
+    /// Every sound frame in use, by file and offset.
+    pub frames: Vec<DumpedFrame>,
+}
+
+/// Reads the log of a stopped node and changes nothing; `None` if there is none.
+///
+/// # Errors
+/// As [`open`](crate::engine::open).
+pub fn dump(storage: &dyn Storage, options: &Options) -> Result<Option<Dump>, OpenError> {
+    let Some(found) = find(storage, options)? else {
+        return Ok(None);
+    };
+    let wanted = Wanted {
+        log_id: found.checkpoint.log_id,
+        first_lsn: found.checkpoint.first_lsn,
+        check_lengths: true,
+        check_bodies: true,
+    };
+    let mut frames = Vec::new();
+    for file in &found.live {
+        let scanned = scan::scan(storage, file.number, wanted)?;
+        frames.extend(scanned.frames.iter().map(|frame| DumpedFrame {
+            file: file.number,
+            offset: frame.offset,
+            header: frame.header,
+            counts: !file.cut.contains(&frame.header.lsn),
+            records: scanned.records[frame.records.clone()].to_vec(),
+        }));
+    }
+    Ok(Some(Dump {
+        report: found.report,
+        generation: found.checkpoint.generation,
+        replicas: found.replayed.replicas,
+        frames,
     }))
 }
 

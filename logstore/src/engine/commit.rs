@@ -13,7 +13,7 @@ use crate::{
     recovery::{self, LiveFile},
     replicas::{ReplicaKey, ReplicaState},
     wal::{
-        frame::{BLOCK, HEADER, MAX_FRAME_BYTES, RECORD, Record, frame_bytes},
+        frame::{BLOCK, HEADER, MAX_FRAME_BYTES, MOVED, RECORD, Record, frame_bytes},
         writer::{WriteError, Written},
     },
 };
@@ -345,6 +345,10 @@ impl Log {
         file.last_lsn = written.lsn;
         for record in records {
             recovery::claim(&mut file.claims, &record.header);
+            if record.header.flags & MOVED != 0 {
+                // A copy: what it says was taken over with its original.
+                continue;
+            }
             let applied = self
                 .replicas
                 .apply(written.lsn, &record.header, record.body);

@@ -165,6 +165,7 @@ impl Replayed {
             shard: header.shard,
             replica: header.replica,
         };
+        let unknown = !kind::is_known(header.kind);
         match self.replicas.apply(lsn, header, body) {
             Ok(()) => {
                 if matches!(
@@ -175,19 +176,17 @@ impl Replayed {
                 }
                 Ok(())
             }
-            Err(Unfit::UnknownKind) if header.flags & SKIPPABLE != 0 => Ok(()),
-            Err(Unfit::UnknownKind) => Err(OpenError::NewerKind {
-                kind: header.kind,
-                needs: header.needs,
-                known: FORMAT,
-            }),
-            Err(Unfit::NoReplica) if header.kind > kind::LOSS_ACCEPTED => {
+            Err(Unfit::UnknownKind | Unfit::NoReplica) if unknown => {
+                if header.flags & SKIPPABLE != 0 {
+                    return Ok(());
+                }
                 Err(OpenError::NewerKind {
                     kind: header.kind,
                     needs: header.needs,
                     known: FORMAT,
                 })
             }
+            Err(Unfit::UnknownKind) => unreachable!("a known kind is folded in"),
             Err(Unfit::NoReplica) => {
                 self.damage(
                     key,

@@ -55,6 +55,12 @@ pub mod kind {
     pub const DAMAGED: u8 = 10;
     /// An operator accepted the loss; the log ends at `position`.
     pub const LOSS_ACCEPTED: u8 = 11;
+
+    /// Whether this build knows what to do with a kind.
+    #[must_use]
+    pub const fn is_known(kind: u8) -> bool {
+        matches!(kind, ENTRY..=INSTALLED | DAMAGED | LOSS_ACCEPTED)
+    }
 }
 
 /// A frame's header.

@@ -1,9 +1,15 @@
 //! Tests of the engine as a whole, over real files and over a disk that fails.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it must be"
+)]
+
 mod crash;
 mod engine;
 mod flips;
 mod machine;
 mod planted;
 mod sweep;
+mod versions;
 mod workload;
