@@ -3,19 +3,19 @@
 use std::process::{Command, Output};
 
 fn chatctl(arguments: &[&str]) -> (tempfile::TempDir, Output) {
-    let state = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir().expect("a folder");
     let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
         .args(arguments)
         .current_dir(state.path())
         .env_clear()
         .env("CHATCTL_STATE", state.path())
         .output()
-        .unwrap();
+        .expect("chatctl runs");
     (state, output)
 }
 
 fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
 #[test]
