@@ -32,8 +32,10 @@ fn play(settings: &Settings) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .unwrap();
-    let outcome = runtime.block_on(Box::pin(run::run(settings))).unwrap();
+        .expect("a runtime");
+    let outcome = runtime
+        .block_on(Box::pin(run::run(settings)))
+        .expect("the replay runs");
     println!("{}", outcome.table);
     let objections = outcome.objections(settings);
     assert!(
