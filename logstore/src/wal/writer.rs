@@ -65,6 +65,8 @@ pub(crate) struct Writer {
     storage: Arc<dyn Storage>,
     active: Option<Active>,
     numbers: Numbers,
+    /// Of the last frame, kept for the next: as large as the largest frame so far, at
+    /// most `MAX_FRAME_BYTES`.
     buffer: Vec<u8>,
     /// Whether the last frame holds nothing that needs proof.
     proven: bool,
@@ -220,9 +222,6 @@ impl Writer {
         numbers.synced_lsn = numbers.next_lsn;
         numbers.previous_lsn = numbers.next_lsn;
         numbers.next_lsn += 1;
-        if self.buffer.capacity() > 1 << 20 {
-            self.buffer = Vec::new();
-        }
         Ok(header.lsn)
     }
 }
