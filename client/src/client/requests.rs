@@ -238,7 +238,7 @@ impl Client {
         }
     }
 
-    /// A page of a group's marks. With `follow` its receipts come to [`Events`] until a call
+    /// A page of a group's marks. With `follow` its receipts come to [`crate::Events`] until a call
     /// without; after a reconnect the client asks for them again by itself.
     ///
     /// # Errors
