@@ -8,8 +8,8 @@
 //!
 //! Bounds: while [`WRITE_BYTES`] wait for the client nothing more is taken, neither
 //! from the client nor from the mailbox; one read is at most 16 KiB, and what it
-//! holds is carried out whole. A turn takes at most [`TURN_MESSAGES`] messages, and
-//! after [`TURNS`] turns other tasks run.
+//! holds is carried out whole. A turn takes at most `TURN_MESSAGES` messages, and
+//! after `TURNS` turns other tasks run.
 
 use std::{
     future::Future,

@@ -9,7 +9,7 @@ use chat_wire::{
 
 use super::super::HostSettings;
 use crate::{
-    command::FORMAT,
+    command::{FORMAT, Incarnation},
     shard::keys,
     simulated::{Faults, Node},
     store::{HardState, LogEntry, ShardStore as _, memory::MemoryStore},
@@ -328,4 +328,43 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(first.len(), second.len());
     }
     assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn a_shard_with_a_new_incarnation_asks_first_and_nothing_is_lost_or_doubled() {
+    for seed in 0..6 {
+        let mut node = Node::new(8, seed);
+        let [ann, cid] = ["ann", "cid"].map(|name| node.attach(name, 1, None));
+        let source = node.shard_of("bob");
+        let texts: Vec<_> = (1..=30).map(|req| req.to_string()).collect();
+        node.faults = Faults::BAD;
+        node.faults.full = 0;
+        for (req, text) in (1..).zip(&texts) {
+            node.text(ann, req, "bob", text);
+            if req == 12 || req == 20 {
+                let incarnation = 1000 + u64::from(req);
+                node.propose(source, Incarnation { incarnation });
+            }
+        }
+        // To this destination the shard has owed nothing before.
+        node.text(cid, 1, "bob", "first");
+        node.wait_sent(ann, 30);
+        node.wait_sent(cid, 1);
+        node.faults = Faults::NONE;
+        node.run_until(20_000, |node| {
+            node.texts(ann).len() >= 30 && !node.texts(cid).is_empty()
+        });
+        node.run(5_000);
+        assert_eq!(
+            (node.texts(ann), node.texts(cid)),
+            (texts, vec!["first".to_owned()])
+        );
+        assert_eq!(node.host.counters().outbox_lost, 0, "seed {seed}");
+        assert!(
+            node.host
+                .status()
+                .iter()
+                .all(|status| status.outbox_entries == 0)
+        );
+    }
 }
