@@ -2,7 +2,7 @@
 //!
 //! [`open`] gives a [`Log`], which belongs to one thread of the caller's, and the
 //! replicas that were found, each to be owned by whom the caller likes. The order of
-//! a write: append to the shard's [`LogIndex`](crate::log_index::LogIndex), hand the
+//! a write: append to the shard's [`LogIndex`], hand the
 //! same entries to [`Log::commit`], and acknowledge when it returns. Known limit:
 //! commits are synchronous, one sync each; whoever waits meanwhile goes together
 //! into the next one.

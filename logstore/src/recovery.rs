@@ -1,8 +1,8 @@
 //! Finds out, without writing anything, what a data directory holds.
 //!
 //! The newest sound checkpoint of the manifest, then all frames of the log from
-//! there on, then the order in which their records count ([`chain`]), then what they
-//! add up to ([`replay`]). What must be written before the log may be used again is
+//! there on, then the order in which their records count (`chain`), then what they
+//! add up to (`replay`). What must be written before the log may be used again is
 //! part of the answer, for [`open`](crate::engine::open) to write. Known limit: a
 //! frame that was acknowledged and then destroyed within 5 ms, before the next one
 //! proved it, looks like a torn write.

@@ -1,6 +1,6 @@
 //! The write-ahead log: files of one size, zeroed once, filled with frames and
-//! recycled. [`frame`] is the layout, [`writer`] puts frames down, [`scan`] finds
-//! them again, [`pool`] keeps empty files ready.
+//! recycled. [`frame`] is the layout, `writer` puts frames down, [`scan`] finds
+//! them again, `pool` keeps empty files ready.
 //!
 //! A commit in steady state overwrites zeroed, allocated blocks: it changes no
 //! metadata of the file system, so a sync is one write to the device.
