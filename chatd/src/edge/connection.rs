@@ -188,7 +188,11 @@ impl<T: Transport> Connection<T> {
                 progress |= self.take_arrivals(cx, now, &mut out);
             }
             if !matches!(self.phase, Phase::Gone { .. }) {
+                // What waited for room was not looked at above, so nothing but this
+                // turn would wake the task for it.
+                let waited = !self.has_room();
                 self.flush(cx, now, &mut out);
+                progress |= waited && self.has_room();
             }
             if let Phase::Closing { .. } = self.phase
                 && let Some(transport) = &mut self.transport
