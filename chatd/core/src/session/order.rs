@@ -22,9 +22,21 @@ pub(super) struct Lanes {
 
 #[derive(Debug, Default)]
 struct Lane {
-    in_flight: u32,
-    newest: ClientId,
+    /// In the order they were forwarded.
+    in_flight: Vec<ClientId>,
+    /// The first in the client's order that failed.
     failed: Option<ClientId>,
+    /// How many of those in flight the client sent before the failed one.
+    before_failed: usize,
+}
+
+impl Lane {
+    /// Takes one out of flight: its place among those in flight.
+    fn land(&mut self, id: ClientId) -> Option<usize> {
+        let at = self.in_flight.iter().position(|other| *other == id)?;
+        self.in_flight.remove(at);
+        Some(at)
+    }
 }
 
 impl Lanes {
@@ -57,39 +69,52 @@ impl Lanes {
                     "message {failed} of this conversation failed: send it again first, or name it in `abandons`"
                 ),
             )),
-            _ => Ok((lane.in_flight > 0).then_some(lane.newest)),
+            _ => Ok(lane.in_flight.last().copied()),
         }
     }
 
     /// An admitted id is on its way.
     pub(super) fn forwarded(&mut self, conversation: ConversationId, id: ClientId) {
         let lane = self.lanes.entry(conversation).or_default();
-        lane.in_flight += 1;
-        lane.newest = id;
+        lane.in_flight.push(id);
         lane.failed = None;
     }
 
-    /// An admitted id failed before it was on its way.
+    /// An admitted id failed before it was on its way: behind all that are in flight. If
+    /// it is the one the conversation waits for already, its place is not changed.
     pub(super) fn held_back(&mut self, conversation: ConversationId, id: ClientId) {
-        self.lanes.entry(conversation).or_default().failed = Some(id);
+        let lane = self.lanes.entry(conversation).or_default();
+        if lane.failed != Some(id) {
+            lane.failed = Some(id);
+            lane.before_failed = lane.in_flight.len();
+        }
     }
 
     /// One in flight was committed, or refused for good.
-    pub(super) fn settled(&mut self, conversation: ConversationId) {
+    pub(super) fn settled(&mut self, conversation: ConversationId, id: ClientId) {
         if let Some(lane) = self.lanes.get_mut(&conversation) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-            if lane.in_flight == 0 && lane.failed.is_none() {
+            if lane.land(id).is_some_and(|at| at < lane.before_failed) {
+                lane.before_failed -= 1;
+            }
+            if lane.in_flight.is_empty() && lane.failed.is_none() {
                 self.lanes.remove(&conversation);
             }
         }
     }
 
-    /// One in flight failed, and can be tried again. The first failure stands until
-    /// it is repaired: those behind it fail because of it.
+    /// One in flight failed, and can be tried again. The conversation waits for the first
+    /// one in the client's order, whichever is heard of first: another that is let
+    /// through before it would be committed before it.
     pub(super) fn failed(&mut self, conversation: ConversationId, id: ClientId) {
-        if let Some(lane) = self.lanes.get_mut(&conversation) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-            lane.failed.get_or_insert(id);
+        let Some(lane) = self.lanes.get_mut(&conversation) else {
+            return;
+        };
+        let Some(at) = lane.land(id) else {
+            return;
+        };
+        if lane.failed.is_none() || at < lane.before_failed {
+            lane.failed = Some(id);
+            lane.before_failed = at;
         }
     }
 
@@ -125,9 +150,42 @@ mod tests {
         lanes.forwarded(HERE, id(2));
         assert_eq!(lanes.admit(HERE, id(3), None), Ok(Some(id(2))));
         assert_eq!(lanes.admit(THERE, id(3), None), Ok(None));
-        lanes.settled(HERE);
-        lanes.settled(HERE);
+        lanes.settled(HERE, id(1));
+        lanes.settled(HERE, id(2));
         assert!(lanes.is_empty());
+    }
+
+    /// The replay found it: 2 was let through, and 1 came seconds later.
+    #[test]
+    fn one_that_is_held_back_gives_way_to_one_before_it_that_fails_later() {
+        let mut lanes = Lanes::default();
+        lanes.forwarded(HERE, id(1));
+        assert_eq!(lanes.admit(HERE, id(2), None), Ok(Some(id(1))));
+        lanes.held_back(HERE, id(2));
+        lanes.failed(HERE, id(1));
+        assert_eq!(lanes.admit(HERE, id(1), None), Ok(None));
+        assert_eq!(refused(&lanes, 2, None), Some(Code::OutOfOrder));
+        // 1 is held back in its turn, and is still the first.
+        lanes.held_back(HERE, id(1));
+        assert_eq!(refused(&lanes, 2, None), Some(Code::OutOfOrder));
+        lanes.forwarded(HERE, id(1));
+        assert_eq!(lanes.admit(HERE, id(2), None), Ok(Some(id(1))));
+    }
+
+    #[test]
+    fn of_two_in_flight_that_fail_the_earlier_one_is_waited_for_in_either_order() {
+        for order in [[1, 2], [2, 1]] {
+            let mut lanes = Lanes::default();
+            for n in [7, 1, 8, 2] {
+                lanes.forwarded(HERE, id(n));
+            }
+            lanes.failed(HERE, id(order[0]));
+            lanes.settled(HERE, id(7));
+            lanes.failed(HERE, id(order[1]));
+            lanes.settled(HERE, id(8));
+            assert_eq!(refused(&lanes, 1, None), None);
+            assert_eq!(refused(&lanes, 2, None), Some(Code::OutOfOrder));
+        }
     }
 
     #[test]

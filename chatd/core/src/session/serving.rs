@@ -435,7 +435,7 @@ impl Session {
                 if refusal.code.retryable() {
                     work.lanes.failed(conversation, id);
                 } else {
-                    work.lanes.settled(conversation);
+                    work.lanes.settled(conversation, id);
                 }
                 self.refuse_send(req, Some(id), &refusal, out);
             }
@@ -463,8 +463,8 @@ impl Session {
             }
             ToSession::Sent { req, sent, .. } => {
                 let Some(work) = &mut self.work else { return };
-                if let Some(Waiting::Send { conversation, .. }) = work.in_flight.remove(&req) {
-                    work.lanes.settled(conversation);
+                if let Some(Waiting::Send { id, conversation }) = work.in_flight.remove(&req) {
+                    work.lanes.settled(conversation, id);
                     self.write(req, Body::Sent(sent), out);
                     self.tidy();
                 }

@@ -51,7 +51,10 @@ pub(crate) fn attach(shard: &Shard<'_>, attach: &Attach) -> Stepped<Effects> {
     let old = known.map(|device| device.cursor);
     let cursor = match attach.resume_seq {
         None => head.seq,
-        Some(resume) if same_generation => old.unwrap_or(0).max(resume.min(head.seq)),
+        // The cursor stays: what the device has beyond it is acknowledged by a command
+        // that raises it together with the marks that follow. Raised here, a crash, or
+        // a connection that is lost at this moment, would lose those marks for ever.
+        Some(_) if same_generation => old.unwrap_or(0),
         // What it had is of another history: it is told GAP and goes on from the head.
         Some(_) => old.unwrap_or(head.seq),
     };

@@ -49,22 +49,26 @@ fn without_resume_a_device_begins_at_the_head() {
 }
 
 #[test]
-fn a_resume_raises_the_cursor_and_never_lowers_it_or_passes_the_head() {
+fn a_resume_leaves_the_cursor_to_the_acknowledgement_that_carries_its_marks() {
     let mut world = busy();
     let bob = person("bob");
-    for (resume, stands) in [(0, 0), (4, 4), (2, 4), (99, 10)] {
+    for resume in [0, 4, 2, 99] {
         let (_, cursor, ..) = attached(world.attach(&bob, 1, Some(resume)));
-        assert_eq!(cursor, stands, "resume from {resume}");
+        assert_eq!(cursor, 0, "resume from {resume}");
     }
+    world.ack(&bob, 1, 4, &[]);
+    let (_, stands, ..) = attached(world.attach(&bob, 1, Some(2)));
+    assert_eq!(stands, 4, "never lowered");
     let store = world.store_of(bob.user());
-    assert_eq!(cursor(store, bob.user(), device(1)), Ok(Some(10)));
+    assert_eq!(cursor(store, bob.user(), device(1)), Ok(Some(4)));
 }
 
 #[test]
 fn a_cursor_of_another_generation_moves_nothing() {
     let mut world = busy();
     let bob = person("bob");
-    world.attach(&bob, 1, Some(3));
+    world.attach(&bob, 1, Some(0));
+    world.ack(&bob, 1, 3, &[]);
     let attach = command::Attach {
         app: "default".into(),
         name: "bob".into(),
@@ -92,7 +96,7 @@ fn one_device_too_many_takes_the_place_of_the_longest_unseen() {
     assert_eq!(attached(world.attach(&bob, 4, None)).3, Some(2));
     assert_eq!(attached(world.attach(&bob, 3, None)).3, None);
     let (_, cursor, known, dropped) = attached(world.attach(&bob, 2, Some(7)));
-    assert_eq!((cursor, known, dropped), (7, false, Some(1)));
+    assert_eq!((cursor, known, dropped), (0, false, Some(1)));
 }
 
 #[test]
