@@ -17,7 +17,7 @@ use prost::Message as _;
 
 use super::{ACK_EVERY, Plan, label, target};
 use crate::{
-    link::{Link, Seen, Target, Transport},
+    link::{Link, Seen, Transport},
     message,
     node::Node,
     report::{Bar, Better},
@@ -107,15 +107,20 @@ pub(crate) async fn round(
     let target = target(node)?;
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged = Arc::new(AtomicU64::new(0));
-    let mut tasks = Vec::new();
+    // All are there before the load begins: handshakes would have to wait behind it.
+    let mut pairs = Vec::new();
     for pair in 0..SENDERS {
-        let receiver = receiver(target.clone(), transport, pair);
-        let (link, _) = receiver.await?;
-        tasks.push(tokio::spawn(receive(link, Arc::clone(&stop))));
-        let (link, _) = Link::open(&target, transport, &format!("sender-{pair}"), 1, None).await?;
+        let (receiver, sender) = (format!("receiver-{pair}"), format!("sender-{pair}"));
+        let (receiver, _) = Link::open(&target, transport, &receiver, 2, None).await?;
+        let (sender, _) = Link::open(&target, transport, &sender, 1, None).await?;
+        pairs.push((pair, receiver, sender));
+    }
+    let mut tasks = Vec::new();
+    for (pair, receiver, sender) in pairs {
+        tasks.push(tokio::spawn(receive(receiver, Arc::clone(&stop))));
         let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
         tasks.push(tokio::spawn(send(
-            link,
+            sender,
             pair,
             in_flight,
             stop,
@@ -146,14 +151,6 @@ pub(crate) async fn round(
         cpu_us: cpu * 1e6 / count,
         seconds: measured,
     })
-}
-
-async fn receiver(
-    target: Target,
-    transport: Transport,
-    pair: u64,
-) -> Result<(Link, chat_wire::frame::Welcome)> {
-    Link::open(&target, transport, &format!("receiver-{pair}"), 2, None).await
 }
 
 async fn receive(mut link: Link, stop: Arc<AtomicBool>) -> Result<()> {
