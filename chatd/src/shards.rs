@@ -29,7 +29,6 @@ use logstore::{engine, segment::SegmentOptions, shard::ShardError, storage::Stor
 use tokio::sync::Notify;
 
 use crate::{
-    clock,
     edge::{connection::Hosts, outbound::Sessions},
     metrics::{self, Metrics},
 };
@@ -38,6 +37,7 @@ mod commit;
 mod flusher;
 mod log;
 mod opening;
+mod renewal;
 mod status;
 mod thread;
 mod walk;
@@ -46,7 +46,6 @@ pub use status::{DownShard, NodeStatus, ShardReport};
 pub use walk::{EVENTS_A_PAGE, WalkPage, WalkRequest};
 
 use commit::{LogThread, Round, ToLog};
-use log::RaftStore;
 use opening::Opened;
 use thread::{QUEUE_EVENTS, SESSION_EVENTS, SHARD_EVENTS, Thread, ToThread};
 
@@ -212,6 +211,7 @@ impl Shards {
             shards,
             stuck,
             down,
+            losses,
         } = opening::open(&config)?;
         let trace = config
             .trace_log_writes
@@ -233,7 +233,6 @@ impl Shards {
         });
 
         let (log_sender, log_queue) = bounded(LOG_QUEUE);
-        // One a shard.
         // A flush and a memtable to free for each shard.
         let (flusher, flusher_queue) = bounded(shards.len().max(1) * 2);
         let (pool, pool_queue) = bounded(1);
@@ -256,18 +255,15 @@ impl Shards {
                 commits_in_flight: 0,
                 effects: Vec::new(),
                 counted: Counters::default(),
+                renewals: Vec::new(),
             })
             .collect();
         drop(flusher);
         for shard in shards {
-            let key = shard.key();
-            let id = ShardId(key.shard);
-            let thread = &mut threads[shared.thread_of(id)];
-            thread.replicas.insert(id, key);
-            let replica = opening::replica_id(config.node, key);
-            thread
-                .host
-                .add_shard(id, replica, RaftStore::new(shard, replica), clock::now())?;
+            threads[shared.thread_of(ShardId(shard.key().shard))].own(shard, config.node)?;
+        }
+        for thread in &mut threads {
+            thread.renewals = losses.parts(thread.replicas.keys().copied());
         }
 
         let log_thread = LogThread {

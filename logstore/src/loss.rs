@@ -1,14 +1,18 @@
 //! Accepting a loss: for a stopped node whose damaged replica has no peer to be
 //! repaired from. It cuts the replica's log at the last position that is there
-//! without a gap and says what is lost. Whoever calls it draws a new generation of
-//! the cluster and a new incarnation of the shard: what was acknowledged is gone.
+//! without a gap and says what is lost. What was acknowledged is gone then, and those
+//! who remember it must be told: the loss stays [`pending`] until whoever steps the
+//! shard has done so and calls [`settle`].
 
 use crate::{
     engine::{self, Append, LogError, OpenError, Options},
     replicas::{Damage, ReplicaKey},
     storage::Storage,
 };
-use std::sync::Arc;
+use std::{io, sync::Arc};
+
+/// A file for each loss that nobody has acted upon, named by its shard.
+const DIRECTORY: &str = "losses";
 
 /// What was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,9 @@ pub enum LossError {
     /// The cut could not be made durable.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// That there is a loss could not be noted.
+    #[error("the loss cannot be noted in the data directory: {0}")]
+    Note(io::Error),
 }
 
 /// Cuts the damaged replica of a shard and makes the cut durable.
@@ -47,6 +54,7 @@ pub fn accept_loss(
     options: Options,
     shard: u16,
 ) -> Result<Loss, LossError> {
+    let note_in = Arc::clone(&storage);
     let mut opened = engine::open(storage, options)?;
     let damaged = opened
         .damaged
@@ -62,6 +70,8 @@ pub fn accept_loss(
         reason,
         ..
     } = damaged.damage.clone();
+    // Before the cut: a note without a cut costs nothing, a cut without a note hides it.
+    note(&*note_in, shard).map_err(LossError::Note)?;
     opened.log.commit(&[Append::LossAccepted {
         key,
         position: kept_to,
@@ -73,4 +83,42 @@ pub fn accept_loss(
         seen_to,
         reason,
     })
+}
+
+fn note(storage: &dyn Storage, shard: u16) -> io::Result<()> {
+    storage.create_dir(DIRECTORY)?;
+    match storage.create(&path(shard)) {
+        Ok(file) => file.sync()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    storage.sync_dir(DIRECTORY)?;
+    storage.sync_dir("")
+}
+
+fn path(shard: u16) -> String {
+    format!("{DIRECTORY}/{shard:04}")
+}
+
+/// The shards with a loss that nobody has acted upon.
+///
+/// # Errors
+/// What the disk says.
+pub fn pending(storage: &dyn Storage) -> io::Result<Vec<u16>> {
+    match storage.list(DIRECTORY) {
+        Ok(names) => Ok(names.iter().filter_map(|name| name.parse().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A loss was acted upon, durably.
+///
+/// # Errors
+/// What the disk says; it may be called again.
+pub fn settle(storage: &dyn Storage, shard: u16) -> io::Result<()> {
+    match storage.remove(&path(shard)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => storage.sync_dir(DIRECTORY),
+    }
 }

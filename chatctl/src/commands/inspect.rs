@@ -261,7 +261,7 @@ fn accept_loss(global: &Global, storage: Arc<dyn Storage>, shard: u16) -> Result
         }})),
         Format::Table => output::say(&format!(
             "shard {shard} ends at position {} now; positions up to {} are gone ({}). \
-             Start the node: it serves the shard again",
+             Start the node: it serves the shard again, under a new generation",
             lost.kept_to, lost.seen_to, lost.reason
         )),
     }

@@ -34,7 +34,7 @@ use std::{
 };
 
 use crate::{
-    command::Command,
+    command::{Command, Incarnation, Settings},
     message::{Now, ShardMessage, ToSession, ToShard},
     placement::map::ShardMap,
     replica::{Replica, ReplicaError},
@@ -463,6 +463,39 @@ impl<S: ShardStore> Host<S> {
         };
         self.dirty.insert(shard);
         to.leads && to.proposals.push_own(command, Bytes::new())
+    }
+
+    /// After a loss was accepted: the generation changes, so that cursors from before
+    /// are answered GAP, and with `incarnation` the shard's outboxes begin anew. False
+    /// until the shard leads; asked again it is as if asked once.
+    pub fn renew(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        generation: u32,
+        incarnation: Option<u64>,
+    ) -> bool {
+        let Some(to) = self.shards.get(&shard).filter(|to| to.leads) else {
+            return false;
+        };
+        // Without settings nothing is served; they come from shard 0 and are looked at then.
+        let Some(settings) = to.settings.clone() else {
+            return false;
+        };
+        let mut commands = Vec::new();
+        if settings.generation != generation {
+            commands.push(Command::Settings(Settings {
+                version: settings.version + 1,
+                generation,
+                ..settings
+            }));
+        }
+        if let Some(incarnation) = incarnation {
+            commands.push(Command::Incarnation(Incarnation { incarnation }));
+        }
+        commands
+            .into_iter()
+            .all(|command| self.propose(now, shard, command))
     }
 
     /// When [`Host::poll`] is due if nothing happens before, on the clock that never

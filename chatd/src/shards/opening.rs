@@ -11,12 +11,13 @@ use logstore::{
     engine::{self, Append, Log, Recovered},
     flush,
     log_index::LogIndex,
+    loss,
     replicas::ReplicaKey,
     segment::{MapLimits, SegmentFiles},
     shard::{Shard, ShardError},
 };
 
-use super::{Config, DownShard, StartError};
+use super::{Config, DownShard, StartError, renewal::Losses};
 
 /// What a data directory holds.
 pub(super) struct Opened {
@@ -26,6 +27,8 @@ pub(super) struct Opened {
     /// Replicas that are never stepped.
     pub(super) stuck: Vec<ReplicaKey>,
     pub(super) down: Vec<DownShard>,
+    /// Accepted since the last start.
+    pub(super) losses: Arc<Losses>,
 }
 
 /// Opens the directory, or creates one in an empty directory.
@@ -61,12 +64,18 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     }
     let mut down = damaged.iter().map(down_shard).collect();
     let shards = open_shards(config, replicas, &mut down)?;
+    let lost = loss::pending(&*config.storage).map_err(|source| StartError::Io {
+        what: "the notes of accepted losses cannot be read",
+        source,
+    })?;
+    let losses = Losses::new(Arc::clone(&config.storage), lost, config.host.seed);
     Ok(Opened {
         log,
         map,
         shards,
         stuck,
         down,
+        losses,
     })
 }
 

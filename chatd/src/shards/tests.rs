@@ -28,25 +28,46 @@ struct Node {
 }
 
 fn start(dir: &Path) -> Node {
+    start_with(dir, 64 * 1024)
+}
+
+fn start_with(dir: &Path, flush_bytes: u64) -> Node {
+    let node = open(dir, flush_bytes);
+    let started = Instant::now();
+    while !node.shards.status().ready {
+        assert!(
+            started.elapsed() < LONG,
+            "not ready: {:?}",
+            node.shards.status()
+        );
+    }
+    node
+}
+
+fn engine_options() -> engine::Options {
+    engine::Options {
+        file_bytes: 1 << 20,
+        budget_bytes: 16 << 20,
+        stop_free_bytes: 0,
+        resume_free_bytes: 0,
+        log_id: 9,
+        ..engine::Options::default()
+    }
+}
+
+fn open(dir: &Path, flush_bytes: u64) -> Node {
     let node = NodeId(7);
     let map = Arc::new(ShardMap::even(4));
     let config = Config {
         storage: Arc::new(Disk::new(dir).unwrap()),
-        engine: engine::Options {
-            file_bytes: 1 << 20,
-            budget_bytes: 16 << 20,
-            stop_free_bytes: 0,
-            resume_free_bytes: 0,
-            log_id: 9,
-            ..engine::Options::default()
-        },
+        engine: engine_options(),
         segments: SegmentOptions::default(),
         cache_bytes: 1 << 20,
         node,
         threads: 2,
         shards: 4,
         host: HostSettings {
-            flush_bytes: 64 * 1024,
+            flush_bytes,
             ..HostSettings::new(node, 3, map)
         },
         trace_log_writes: None,
@@ -54,10 +75,6 @@ fn start(dir: &Path) -> Node {
     let sessions = Arc::new(Sessions::new(Bounds::default()));
     let (shards, join) =
         Shards::start(config, Arc::clone(&sessions), Arc::new(Metrics::new())).unwrap();
-    let started = Instant::now();
-    while !shards.status().ready {
-        assert!(started.elapsed() < LONG, "not ready: {:?}", shards.status());
-    }
     Node {
         shards,
         join,
@@ -75,6 +92,15 @@ impl Node {
     }
 
     fn attach(&self, name: &str, resume: Option<u64>) -> (Registration, Attached) {
+        let resume = resume.map(|inbox_seq| Resume {
+            inbox_seq,
+            marks_version: 0,
+            generation: 0,
+        });
+        self.attach_from(name, resume)
+    }
+
+    fn attach_from(&self, name: &str, resume: Option<Resume>) -> (Registration, Attached) {
         let registration = self.sessions.open();
         let user = UserId::of("default", name);
         let attach = Attach {
@@ -87,11 +113,7 @@ impl Node {
                 expires_ms: u64::MAX,
             },
             device: DeviceId(1),
-            resume: resume.map(|inbox_seq| Resume {
-                inbox_seq,
-                marks_version: 0,
-                generation: 0,
-            }),
+            resume,
             encoding: Encoding::Proto,
             event_credits: 10_000,
             foreground: true,
@@ -228,5 +250,77 @@ fn a_walk_reads_every_event_and_finds_none_missing() {
         }
     }
     assert_eq!((total.inboxes, total.events, total.lost), (2, 600, 0));
+    node.join.stop();
+}
+
+/// Flips a byte of the stored text in whatever log file holds it first.
+fn damage(dir: &Path, text: &str) {
+    use std::os::unix::fs::FileExt as _;
+    for entry in std::fs::read_dir(dir.join("wal")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes
+            .windows(text.len())
+            .position(|part| part == text.as_bytes());
+        if let Some(at) = found {
+            let file = File::options().write(true).open(&path).unwrap();
+            file.write_all_at(b"?", at as u64).unwrap();
+            return;
+        }
+    }
+    panic!("no log file holds {text}");
+}
+
+#[test]
+fn after_an_accepted_loss_the_generation_and_the_incarnation_are_new() {
+    const COUNT: u32 = 50;
+    const LOST: u32 = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let node = start_with(dir.path(), 64 << 20);
+    let (alice, _) = node.attach("alice", None);
+    let (bob, before) = node.attach("bob", None);
+    for number in 1..=COUNT {
+        node.send(&alice, "alice", "bob", number);
+        // One entry a message, so that the damage is in the middle.
+        events(&bob, 1);
+    }
+    events(&alice, COUNT as usize);
+    let bobs = router::of_user(&node.shards.map(), UserId::of("default", "bob"));
+    node.join.stop();
+
+    // The first copy in the log is the receiver's: the sender's follows from it.
+    damage(dir.path(), &format!("message {LOST} "));
+    let node = open(dir.path(), 64 << 20);
+    let status = node.shards.status();
+    assert_eq!(status.down.len(), 1, "{:?}", status.down);
+    assert_eq!(status.down[0].shard, bobs.0);
+    node.join.stop();
+
+    let storage: Arc<dyn Storage> = Arc::new(Disk::new(dir.path()).unwrap());
+    logstore::loss::accept_loss(Arc::clone(&storage), engine_options(), bobs.0).unwrap();
+    assert_eq!(logstore::loss::pending(&*storage).unwrap(), [bobs.0]);
+
+    let node = start_with(dir.path(), 64 << 20);
+    let started = Instant::now();
+    while !logstore::loss::pending(&*storage).unwrap().is_empty() {
+        assert!(started.elapsed() < LONG, "the loss is not told");
+    }
+    let resume = Resume {
+        inbox_seq: u64::from(COUNT),
+        marks_version: 0,
+        generation: before.generation,
+    };
+    let (bob, after) = node.attach_from("bob", Some(resume));
+    assert_ne!(after.generation, before.generation);
+    assert_eq!(after.inbox_head, u64::from(LOST - 1));
+    assert!(
+        matches!(after.resumed, chat_core::message::Resumed::Gap { .. }),
+        "{after:?}"
+    );
+    // Its outbox has begun anew: the sender's shard takes what comes now.
+    let (alice, copies) = node.attach("alice", None);
+    node.send(&alice, "alice", "bob", COUNT + 1);
+    assert_eq!(events(&bob, 1)[0].inbox_seq, u64::from(LOST));
+    assert_eq!(events(&alice, 1)[0].inbox_seq, copies.inbox_head + 1);
     node.join.stop();
 }

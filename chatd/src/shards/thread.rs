@@ -14,16 +14,17 @@ use std::{
 };
 
 use chat_core::{
-    host::{Counters, Effect, Event, Host, ShardStatus},
+    host::{Counters, Effect, Event, Host, HostError, ShardStatus},
     message::{Now, ShardMessage, ToShard},
 };
-use chat_wire::ids::ShardId;
+use chat_wire::ids::{NodeId, ShardId};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use logstore::{
     engine::Append,
     flush::Flushed,
     log_index::{HardState, LogEntry},
     replicas::ReplicaKey,
+    shard::Shard,
 };
 
 use crate::clock;
@@ -33,6 +34,8 @@ use super::{
     commit::{Commit, ToLog},
     flusher::{Flush, ToFlusher},
     log::RaftStore,
+    opening,
+    renewal::Renewal,
     walk::{WalkPage, WalkRequest},
 };
 
@@ -87,13 +90,26 @@ pub(super) struct Thread {
     pub(super) effects: Vec<Effect>,
     /// What the metrics know of the host's counters.
     pub(super) counted: Counters,
+    /// What is owed after accepted losses; empty but at a start.
+    pub(super) renewals: Vec<Renewal>,
 }
 
 impl Thread {
+    /// Takes a shard over, before it runs.
+    pub(super) fn own(&mut self, shard: Shard, node: NodeId) -> Result<(), HostError> {
+        let key = shard.key();
+        let id = ShardId(key.shard);
+        let replica = opening::replica_id(node, key);
+        self.replicas.insert(id, key);
+        let store = RaftStore::new(shard, replica);
+        self.host.add_shard(id, replica, store, clock::now())
+    }
+
     /// Runs until it is told to stop, or the node fails.
     pub(super) fn run(mut self) {
         let mut stopping = false;
         self.step_shards();
+        self.renew();
         loop {
             match self.queue.recv_timeout(self.wait()) {
                 Ok(event) => stopping |= self.take(event),
@@ -110,9 +126,20 @@ impl Thread {
                 return;
             }
             self.step_shards();
+            self.renew();
             if stopping && self.commits_in_flight == 0 {
                 return;
             }
+        }
+    }
+
+    /// Before the next event is taken: a shard that leads since this pass has served
+    /// nothing yet.
+    fn renew(&mut self) {
+        if !self.renewals.is_empty() {
+            let (now, host) = (clock::now(), &mut self.host);
+            self.renewals
+                .retain_mut(|renewal| !renewal.advance(now, host));
         }
     }
 
