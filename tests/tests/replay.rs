@@ -23,8 +23,12 @@ fn settings(options: plan::Options) -> Settings {
         program: PathBuf::from(env!("CARGO_BIN_EXE_replay")),
         keep: None,
         plot: None,
-        // With the rate limits of people: they are part of what is tried.
-        node: node::Options::default(),
+        // With the rate limits of people: they are part of what is tried. Acknowledgements
+        // wait long for their commit, so that a kill takes many of them with it.
+        node: node::Options {
+            environment: vec![("CHATD_SHARDS_ACK_FLUSH_MS".into(), "2000".into())],
+            ..node::Options::default()
+        },
         talk: false,
     }
 }

@@ -23,7 +23,7 @@ const PAGE: u32 = 50;
 /// If a page is short.
 pub(crate) async fn run(plan: Plan) -> Result<()> {
     let events: u64 = if plan.quick { 50_000 } else { 1_000_000 };
-    let pages = if plan.quick { 1_000 } else { 5_000 };
+    let pages = if plan.quick { 1_000 } else { 20_000 };
     let mut node = Node::start(&[]).await?;
     restart::load(&target(&node)?, "sender", "reader", events, 100).await?;
     let (mut costs, mut cold) = (Vec::new(), Vec::new());
