@@ -39,6 +39,9 @@ enum Suite {
         /// Smaller figures for what takes minutes.
         #[arg(long)]
         quick: bool,
+        /// Sends a second of the delivery row, instead of half of the highest rate.
+        #[arg(long)]
+        rate: Option<u32>,
     },
 }
 
@@ -52,11 +55,13 @@ fn main() -> Result<()> {
         rounds,
         seconds,
         quick,
+        rate,
     } = Flags::parse().suite;
     let plan = Plan {
         rounds: rounds.max(1),
         seconds: seconds.max(1),
         quick,
+        rate,
     };
     for row in &only {
         if !ROWS.contains(&row.as_str()) {

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) seconds: u64,
     /// Shrinks what takes minutes.
     pub(crate) quick: bool,
+    /// Sends a second of the delivery row, if it is not to find the highest.
+    pub(crate) rate: Option<u32>,
 }
 
 /// A target for a running node.

@@ -32,14 +32,20 @@ const TEXT_BYTES: usize = 300;
 pub(crate) async fn run(plan: Plan) -> Result<()> {
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
-        let highest = {
-            let node = Node::start(&[]).await?;
-            sends::round(&node, Transport::WebSocket, 16, plan.seconds)
-                .await?
-                .rate
+        let rate = match plan.rate {
+            Some(rate) => f64::from(rate.max(1)),
+            None => {
+                let node = Node::start(&[]).await?;
+                let highest = sends::round(&node, Transport::WebSocket, 16, plan.seconds).await?;
+                highest.rate / 2.0
+            }
         };
         let node = Node::start(&[]).await?;
-        let found = round(&node, highest / 2.0, plan.seconds).await?;
+        let before = node.cpu_seconds()?;
+        let started = Instant::now();
+        let found = round(&node, rate, plan.seconds).await?;
+        let cores = (node.cpu_seconds()? - before) / started.elapsed().as_secs_f64();
+        eprintln!("at {rate:.0} sends/s the server takes {cores:.2} cores");
         #[expect(clippy::cast_precision_loss, reason = "microseconds")]
         let ms = |quantile| found.value_at_quantile(quantile) as f64 / 1e3;
         p50.push(ms(0.5));

@@ -570,11 +570,12 @@ impl BatchBuilder {
         self.count
     }
 
-    /// The payload.
+    /// The payload, in a buffer of its length: it stays in memory until the shard's next
+    /// flush, and most entries are far smaller than what a batch has room for.
     #[must_use]
     pub fn finish(mut self) -> Bytes {
         self.out[13..17].copy_from_slice(&self.count.to_be_bytes());
-        self.out.freeze()
+        Bytes::copy_from_slice(&self.out)
     }
 }
 
