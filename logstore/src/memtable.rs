@@ -1,9 +1,9 @@
 //! Rows of one shard that are not in a segment yet, in the order of keys.
 //!
-//! Small values stand inline; a body is a place in the payload of a log entry,
-//! whose buffer is shared and not copied. The memtable keeps those buffers
-//! itself, one reference an entry, so that a frozen one can be written by another
-//! thread while the log moves on.
+//! Small values are copied into chunks of the memtable's own; a body is a place in the
+//! payload of a log entry, whose buffer is shared and not copied. The memtable keeps
+//! those buffers itself, one reference an entry, so that a frozen one can be written
+//! by another thread while the log moves on.
 //!
 //! One ordered map serves points, ranges and lists alike. A list of groups or a
 //! count walks the rows of one inbox only, and the whole memtable is bounded by
@@ -11,10 +11,13 @@
 
 use crate::key::{BodyRef, Key, Row, Shape, Write};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use headers::{Headers, Place};
+use std::collections::{BTreeMap, btree_map};
+
+mod headers;
 
 /// What a row costs beside its header: key, slot and its share of tree nodes.
-const ROW_BYTES: u64 = 144;
+const ROW_BYTES: u64 = 96;
 
 /// How many bodies back a row's body is looked for, so that the rows of a fan-out
 /// share one. A row that misses it costs 40 bytes and nothing else.
@@ -23,15 +26,18 @@ const RECENT_BODIES: usize = 4;
 #[derive(Default)]
 pub(crate) struct Memtable {
     rows: BTreeMap<Key, Slot>,
+    headers: Headers,
     bodies: Vec<Body>,
     payloads: Vec<(u64, Bytes)>,
-    bytes: u64,
+    /// Of bodies and payloads.
+    shared_bytes: u64,
     first: Option<u64>,
 }
 
 struct Slot {
-    /// `None`: deleted.
-    header: Option<Bytes>,
+    /// Of a deleted row the place that its next header may take.
+    header: Place,
+    deleted: bool,
     /// 0: none; else one more than the place in `bodies`.
     body: u32,
 }
@@ -51,8 +57,8 @@ pub(crate) struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     /// `None`: deleted.
-    pub(crate) fn header(&self) -> Option<&'a Bytes> {
-        self.slot.header.as_ref()
+    pub(crate) fn header(&self) -> Option<&'a [u8]> {
+        (!self.slot.deleted).then(|| self.table.headers.get(self.slot.header))
     }
 
     pub(crate) fn body_ref(&self) -> Option<BodyRef> {
@@ -68,7 +74,7 @@ impl<'a> Seen<'a> {
 
     pub(crate) fn row(&self) -> Option<Row> {
         Some(Row {
-            header: self.header()?.clone(),
+            header: Bytes::copy_from_slice(self.header()?),
             body: self.body(),
         })
     }
@@ -94,22 +100,30 @@ impl Memtable {
                 &key,
                 value.as_ref().map(|value| (&value.header, value.body)),
             );
-            let slot = match value {
-                None => Slot {
-                    header: None,
-                    body: 0,
-                },
+            let deleted = value.is_none();
+            let (header, body) = match value {
+                None => (Bytes::new(), 0),
                 Some(value) => {
                     let body = value.body.map_or(0, |at| self.body(at, &payload));
-                    Slot {
-                        header: Some(value.header),
-                        body,
-                    }
+                    (value.header, body)
                 }
             };
-            self.bytes += ROW_BYTES + slot.header.as_ref().map_or(0, Bytes::len) as u64;
-            if let Some(old) = self.rows.insert(key, slot) {
-                self.bytes -= ROW_BYTES + old.header.as_ref().map_or(0, Bytes::len) as u64;
+            match self.rows.entry(key) {
+                btree_map::Entry::Vacant(vacant) => {
+                    let header = self.headers.push(&header);
+                    vacant.insert(Slot {
+                        header,
+                        deleted,
+                        body,
+                    });
+                }
+                btree_map::Entry::Occupied(mut occupied) => {
+                    let slot = occupied.get_mut();
+                    if !deleted {
+                        slot.header = self.headers.replace(slot.header, &header);
+                    }
+                    (slot.deleted, slot.body) = (deleted, body);
+                }
             }
         }
     }
@@ -126,7 +140,7 @@ impl Memtable {
         let index = found.map_or(self.payloads.len(), |(index, _)| index);
         if index == self.payloads.len() {
             let bytes = payload(at.position).expect("the body's entry is still in the log");
-            self.bytes += bytes.len() as u64;
+            self.shared_bytes += bytes.len() as u64;
             self.payloads.push((at.position, bytes));
         }
         let end = at.offset as usize + at.len as usize;
@@ -138,7 +152,7 @@ impl Memtable {
             at,
             payload: number(index),
         });
-        self.bytes += size_of::<Body>() as u64;
+        self.shared_bytes += size_of::<Body>() as u64;
         number(self.bodies.len())
     }
 
@@ -217,7 +231,7 @@ impl Memtable {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.rows.len() as u64 * ROW_BYTES + self.headers.bytes() + self.shared_bytes
     }
 
     /// The first position that was applied here.

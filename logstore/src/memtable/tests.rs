@@ -68,7 +68,25 @@ fn a_deleted_row_is_known_to_be_deleted() {
     assert!(table.get(&Key::new(1, 0, b"other")).is_none());
     assert_eq!(
         (table.first_position(), table.bytes()),
-        (Some(1), ROW_BYTES)
+        (Some(1), ROW_BYTES + 5)
+    );
+    table.apply(3, vec![put(key, b"", None)], log);
+    assert_eq!(table.get(&key).unwrap().header(), Some(&b""[..]));
+}
+
+#[test]
+fn a_row_that_is_written_again_takes_no_more_room() {
+    let mut table = Memtable::default();
+    let key = Key::new(1, 0, b"head");
+    for position in 1..=1000 {
+        table.apply(position, vec![put(key, b"twelve bytes", None)], log);
+    }
+    assert_eq!(table.bytes(), ROW_BYTES + 12);
+    table.apply(1001, vec![put(key, b"longer than before", None)], log);
+    assert_eq!(table.bytes(), ROW_BYTES + 12 + 18);
+    assert_eq!(
+        table.get(&key).unwrap().header(),
+        Some(&b"longer than before"[..])
     );
 }
 

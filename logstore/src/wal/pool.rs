@@ -12,7 +12,8 @@ use std::{collections::VecDeque, io, sync::Arc};
 /// Files that only control records may take.
 pub(crate) const RESERVE: usize = 2;
 
-/// Written at once while a file is zeroed.
+/// Written and synced at once while a file is zeroed: a sync of the log waits behind no
+/// more than this in the device's queue.
 const ZEROS: usize = 1 << 20;
 
 /// The empty files, by number.
@@ -133,8 +134,9 @@ impl PrepareFile {
                 .unwrap_or(ZEROS)
                 .min(ZEROS);
             file.write_at(&zeros[..left], offset)?;
+            file.sync()?;
             offset += left as u64;
         }
-        file.sync()
+        Ok(())
     }
 }
