@@ -57,7 +57,7 @@ pub(crate) async fn run(plan: Plan, in_flight: u64) -> Result<()> {
             let round = round(&node, transport, in_flight, plan.seconds).await?;
             rates.push(round.rate);
             costs.push(round.cpu_us);
-            if in_flight > 1 && transport == Transport::WebSocket {
+            if transport == Transport::WebSocket {
                 let bare = replay_bare(&node, round.seconds)?;
                 shares.push(100.0 * bare / round.seconds);
             }
