@@ -15,8 +15,8 @@ use crate::{
     },
 };
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     sync::Arc,
 };
 
@@ -173,23 +173,22 @@ impl<'a> View<'a> {
             let cursors = RowCursor::open(segment, from, to, order)?;
             layers.extend(cursors.into_iter().map(Layer::Segment));
         }
-        let mut rows = Vec::new();
-        while rows.len() < limit {
-            let keys = layers.iter().filter_map(Layer::key);
-            let next = if order == Order::Rising {
-                keys.min()
-            } else {
-                keys.max()
-            };
-            let Some(next) = next else { break };
-            let mut newest = true;
-            for layer in layers.iter_mut().filter(|layer| layer.key() == Some(next)) {
-                if newest && let Some(row) = layer.row()? {
-                    rows.push((next, row));
-                }
-                newest = false;
-                layer.advance()?;
+        let head = |layer: &Layer<'_>, number| Some(Head::new(layer.key()?, number, order));
+        let heads = layers.iter().zip(0..);
+        let mut heads: BinaryHeap<_> = heads.filter_map(|(layer, n)| head(layer, n)).collect();
+        let (mut rows, mut last) = (Vec::new(), None);
+        while rows.len() < limit
+            && let Some(Head { key, number, .. }) = heads.pop()
+        {
+            let layer = &mut layers[number];
+            // The newest layer that has a key comes first, and decides.
+            if last.replace(key) != Some(key)
+                && let Some(row) = layer.row()?
+            {
+                rows.push((key, row));
             }
+            layer.advance()?;
+            heads.extend(head(layer, number));
         }
         Ok(rows)
     }
@@ -279,6 +278,37 @@ impl<'a> View<'a> {
             }
         }
         Ok(spans.into_values().take(limit).collect())
+    }
+}
+
+/// Which layer of a merge is next: of the highest or lowest key the newest layer.
+#[derive(PartialEq, Eq)]
+struct Head {
+    key: Key,
+    /// Layers are numbered from the newest.
+    number: usize,
+    order: Order,
+}
+
+impl Head {
+    fn new(key: Key, number: usize, order: Order) -> Self {
+        Self { key, number, order }
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_key = match self.order {
+            Order::Rising => other.key.cmp(&self.key),
+            Order::Falling => self.key.cmp(&other.key),
+        };
+        by_key.then(other.number.cmp(&self.number))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
