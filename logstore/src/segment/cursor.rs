@@ -273,6 +273,11 @@ impl RowCursor {
         let key = Key::read(bytes).ok_or_else(malformed)?;
         self.key = Some(key);
         if self.cursor.kind == Kind::Postings {
+            // A chunk is of one group: falling, one below the range ends it unread.
+            if self.cursor.order == Order::Falling && group_of(&key) < group_of(&self.from) {
+                self.key = None;
+                return Ok(());
+            }
             let chunk = postings::unpack(key.number(8), value).filter(|chunk| !chunk.is_empty());
             let chunk = chunk.ok_or_else(malformed)?;
             self.at = if self.cursor.order == Order::Rising {
@@ -285,6 +290,10 @@ impl RowCursor {
         }
         Ok(())
     }
+}
+
+fn group_of(key: &Key) -> (u64, u8, u64) {
+    (key.inbox, key.family, key.number(0))
 }
 
 fn posting_key(of: &Key, order: u64) -> Key {
