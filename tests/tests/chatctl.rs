@@ -53,3 +53,39 @@ fn an_audit_finds_the_members_of_groups_as_their_events_say() -> anyhow::Result<
     }
     Ok(())
 }
+
+#[test]
+fn changes_of_a_group_are_read_by_names() -> anyhow::Result<()> {
+    let node = Node::start()?;
+    for arguments in [
+        "group create hikers bob carol",
+        "group role hikers bob admin",
+        "group remove hikers carol",
+    ] {
+        chatctl(&node, "alice", &arguments.split(' ').collect::<Vec<_>>())?;
+    }
+    chatctl(&node, "bob", &["group", "leave", "hikers"])?;
+    let told = [
+        "alice: * created the group hikers",
+        "alice: * made bob admin",
+        "alice: * removed carol",
+        "bob: * left",
+    ];
+    // Carol has no list of members to look anybody up in.
+    for (person, count) in [("alice", 4), ("bob", 4), ("carol", 3)] {
+        let listened = chatctl(&node, person, &["listen", "--all", "--until-now"])?;
+        let history = chatctl(&node, person, &["history", "group:hikers"])?;
+        for said in [listened, history] {
+            // Behind the time, and before the number of the group.
+            let lines: Vec<&str> = said
+                .lines()
+                .map(|line| {
+                    let line = line.split_once(' ').map_or(line, |(_, rest)| rest);
+                    line.split_once(" [group").map_or(line, |(text, _)| text)
+                })
+                .collect();
+            ensure!(lines == told[..count], "{person}: {said}");
+        }
+    }
+    Ok(())
+}

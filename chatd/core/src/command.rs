@@ -211,7 +211,7 @@ pub struct GroupOp {
     /// Created or renamed: the group's name.
     #[prost(string, tag = "7")]
     pub name: String,
-    /// Whom it is about; of removals and roles only the id.
+    /// Whom it is about; of removals and roles only the id (the body has the names).
     #[prost(message, repeated, tag = "8")]
     pub members: Vec<chat_wire::frame::Member>,
     /// Digest of the decoded fields.
