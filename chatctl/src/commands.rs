@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Look into the data directory of a stopped node.
     Inspect(inspect::Options),
     /// Read the whole inbox and the history of every conversation, and report what is
-    /// lost, doubled or out of order.
+    /// lost, doubled or out of order, and which groups' members do not follow from their events.
     Audit(audit::Options),
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn what(event: &Event) -> String {
                 .members
                 .iter()
                 .map(|member| match member.name.as_str() {
-                    // A change of a role names its member by id.
+                    // Changes that were made before they carried names.
                     "" => format!("user {}", member.user),
                     name => clean(name),
                 })
@@ -237,6 +237,35 @@ mod tests {
             "a\u{fffd}[2Jb\u{fffd}⏎\u{fffd}c"
         );
         assert_eq!(clean("grüße 👋🏽"), "grüße 👋🏽");
+    }
+
+    #[test]
+    fn a_change_of_a_group_is_told_by_names_and_by_ids_only_without_them() {
+        let told = |kind: Change, name: &str| {
+            what(&Event {
+                what: Some(What::GroupChange(frame::GroupChange {
+                    kind: kind.into(),
+                    members: vec![frame::Member {
+                        user: 7,
+                        name: name.into(),
+                        role: frame::Role::Admin.into(),
+                    }],
+                    name: "hikers".into(),
+                })),
+                ..Event::default()
+            })
+        };
+        for (kind, text) in [
+            (Change::Created, "* created the group hikers"),
+            (Change::Added, "* added carol"),
+            (Change::Removed, "* removed carol"),
+            (Change::Left, "* left"),
+            (Change::Renamed, "* renamed the group to hikers"),
+            (Change::Role, "* made carol admin"),
+        ] {
+            assert_eq!(told(kind, "carol"), text);
+        }
+        assert_eq!(told(Change::Removed, ""), "* removed user 7");
     }
 
     #[test]

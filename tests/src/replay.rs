@@ -15,4 +15,5 @@ pub mod ledger;
 pub mod plan;
 pub mod player;
 pub mod run;
+pub mod script;
 pub mod stage;

@@ -9,8 +9,8 @@
 //! | [`ClientId`] | 128-bit UUIDv7: client message ids and op ids |
 //! | [`InboxKey`] | [`mix64`] of a user's or group's id: what is stored and sharded |
 //!
-//! Placement and stored keys depend on these for ever: the golden values in the
-//! tests below must never change.
+//! Placement and stored keys depend on these for ever: the golden values in
+//! `ids/tests.rs` and `tests/frames/layouts.rs` must never change.
 
 use std::fmt;
 

@@ -1,11 +1,14 @@
 //! `chatctl audit`: reads a person's whole inbox and the history of every conversation
-//! through the API, and reports what is lost, doubled or out of order.
+//! through the API, and reports what is lost, doubled or out of order, and groups whose list
+//! of members is not what their events say.
 //!
 //! What it checks: the inbox has no gap and no event twice; no message is there twice;
 //! messages of one conversation that one shard numbered rise, and so do the numbers of a
-//! group; the history of each conversation has exactly the inbox's messages, in msg_id order. It
-//! reads as a device of its own and acknowledges nothing. Known limit: it holds two numbers a
+//! group; the history of each conversation has exactly the inbox's messages, in msg_id order;
+//! MEMBERS of a group follows from its events ([`roster`]). It reads as a device of its own and acknowledges nothing. Known limit: it holds two numbers a
 //! message in memory, and what arrives while it reads is left out.
+
+mod roster;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -24,13 +27,14 @@ use crate::{
     options::{Format, Global},
     output,
 };
+use roster::{Compared, Roster};
 
 /// Findings that are printed; the rest is counted.
 const PRINTED: usize = 20;
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Read the inbox only, not the histories.
+    /// Read the inbox only, not the histories and the members of groups.
     #[arg(long)]
     inbox_only: bool,
 }
@@ -52,6 +56,10 @@ struct Ledger {
     lost: Vec<String>,
     doubled: Vec<String>,
     reordered: Vec<String>,
+    /// Groups whose members were compared with their events, and those that changed too often.
+    groups: u64,
+    restless: u64,
+    roster: Vec<String>,
 }
 
 impl Ledger {
@@ -145,7 +153,7 @@ impl Ledger {
     }
 
     fn findings(&self) -> usize {
-        self.lost.len() + self.doubled.len() + self.reordered.len()
+        self.lost.len() + self.doubled.len() + self.reordered.len() + self.roster.len()
     }
 }
 
@@ -244,18 +252,30 @@ async fn histories(
     listed.sort_unstable();
     for conversation in listed {
         let mut history = Vec::new();
+        let mut roster = Roster::new(client.user().0);
         let mut from = 0;
         loop {
             let page = client
                 .history(ConversationId(conversation), HistoryFrom::After(from), 0)
                 .await?;
             history.extend(page.events.iter().map(|event| event.msg_id));
+            page.events.iter().for_each(|event| roster.event(event));
             if !page.more {
                 break;
             }
             from = page.next;
         }
         ledger.conversation(conversation, &history, newest);
+        if let Some(group) = ConversationId(conversation).group() {
+            let last = history.last().copied().unwrap_or(0);
+            match roster::compare(client, group, roster, last).await? {
+                Compared::With(differences) => {
+                    ledger.groups += 1;
+                    ledger.roster.extend(differences);
+                }
+                Compared::Restless => ledger.restless += 1,
+            }
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -267,6 +287,7 @@ fn print(global: &Global, client: &Client, ledger: &Ledger, conversations: usize
         ("lost", &ledger.lost),
         ("doubled", &ledger.doubled),
         ("reordered", &ledger.reordered),
+        ("roster", &ledger.roster),
     ];
     if global.output == Format::Json {
         output::json(&json!({
@@ -278,6 +299,9 @@ fn print(global: &Global, client: &Client, ledger: &Ledger, conversations: usize
             "lost": ledger.lost,
             "doubled": ledger.doubled,
             "reordered": ledger.reordered,
+            "groupsCompared": ledger.groups,
+            "groupsNotCompared": ledger.restless,
+            "roster": ledger.roster,
         }));
         return;
     }
@@ -291,6 +315,12 @@ fn print(global: &Global, client: &Client, ledger: &Ledger, conversations: usize
         output::say(&format!(
             "events before {} are no longer in the inbox",
             ledger.floor
+        ));
+    }
+    if ledger.restless > 0 {
+        output::say(&format!(
+            "the members of {} groups changed while they were read, and were not compared",
+            ledger.restless
         ));
     }
     for (name, findings) in kinds {

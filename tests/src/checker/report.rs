@@ -5,7 +5,7 @@ use std::fmt;
 /// Violations that are kept with their text; more are only counted.
 const KEPT: usize = 50;
 
-/// The rules of docs/claims.md that the checker knows, with their numbers there.
+/// The rules that the checker knows. A report names them by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
     /// 1: an acknowledged message is once on each device entitled to it.

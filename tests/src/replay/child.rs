@@ -24,7 +24,8 @@ use super::{
     cast::{LIVE, Server},
     ledger::Ledger,
     plan::{Options, Plan, RunIds},
-    player::{Player, Script},
+    player::Player,
+    script::Script,
     stage::Stage,
 };
 use crate::{checker::FOREIGN, dataset};

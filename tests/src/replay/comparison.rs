@@ -16,7 +16,8 @@ use super::{
     cast::{OFFLINE, Server},
     ledger::{Ledger, Operation},
     plan::{Place, Plan},
-    player::{MARKED_MEMBERS, Script},
+    player::MARKED_MEMBERS,
+    script::Script,
 };
 use crate::checker::{
     Attempt, CHANGE, Change, Checker, Marks, Outcome, Report, Seen, View, World, body_hash,

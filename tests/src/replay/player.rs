@@ -18,19 +18,19 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use chat_client::{
     Client, Config, Content, Events, Incoming, Message, Pending, RequestError, SendError,
-    Statistics, Target,
-    frame::{self, Body, event::What},
-    ids::{ClientId, ConversationId, GroupId},
+    Statistics, Target, frame, ids::ConversationId,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     ledger::{Ledger, Operation, Record},
-    plan::{IdKind, Place, Plan, RunIds},
-    stage::Stage,
+    plan::Place,
+    script::Script,
 };
-use crate::checker::{CHANGE, FOREIGN, Marks, Seen, body_hash};
+use crate::checker::{CHANGE, FOREIGN, Marks, Seen};
+
+mod operations;
 
 /// Events taken at once.
 const BATCH: usize = 256;
@@ -38,114 +38,6 @@ const BATCH: usize = 256;
 pub const MARKED_MEMBERS: usize = 100;
 /// A person marks what it saw at every so many lines of a thread, and at its end.
 const MARK_EVERY: u32 = 7;
-/// Between two tries of an operation that the server could not do now.
-const AGAIN: Duration = Duration::from_millis(200);
-
-/// What all players of a process are given.
-#[derive(Clone)]
-pub struct Script {
-    /// What is to be said.
-    pub plan: Arc<Plan>,
-    /// By which ids.
-    pub ids: RunIds,
-    /// Who is how far.
-    pub stage: Arc<Stage>,
-    /// Conversations of groups → places.
-    pub groups: Arc<HashMap<u64, u32>>,
-    /// Threads in which a person speaks.
-    pub voices: Arc<Vec<Vec<u32>>>,
-    /// Recorded seconds in one second of the replay; none: no waiting.
-    pub speed: Option<f64>,
-}
-
-impl Script {
-    /// Prepares what every player looks up.
-    #[must_use]
-    pub fn new(plan: Arc<Plan>, ids: RunIds, stage: Arc<Stage>, speed: Option<f64>) -> Self {
-        let mut groups = HashMap::new();
-        for place in 0..u32::try_from(plan.places.len()).expect("places are numbered in 32 bits") {
-            if let Some(group) = ids.group(&plan, place) {
-                groups.insert(group.0, place);
-            }
-        }
-        let mut voices: Vec<Vec<u32>> = vec![Vec::new(); plan.people.len()];
-        for line in &plan.lines {
-            let threads = &mut voices[line.sender as usize];
-            if threads.last() != Some(&line.thread) && !threads.contains(&line.thread) {
-                threads.push(line.thread);
-            }
-        }
-        Self {
-            plan,
-            ids,
-            stage,
-            groups: Arc::new(groups),
-            voices: Arc::new(voices),
-            speed,
-        }
-    }
-
-    /// An event as the checker wants it, at `person`; `peers` maps 1:1 conversations to places.
-    #[must_use]
-    pub fn seen(&self, person: u32, event: &frame::Event, peers: &HashMap<u64, u32>) -> Seen {
-        let place = self
-            .groups
-            .get(&event.conversation)
-            .or_else(|| peers.get(&event.conversation))
-            .copied()
-            .unwrap_or(u32::MAX);
-        let (message, body) = match &event.what {
-            Some(What::Message(message)) => {
-                let line = self
-                    .ids
-                    .line_number(&message.client_msg_id)
-                    .unwrap_or(FOREIGN);
-                (line, content_hash(message.content.as_ref()))
-            }
-            Some(What::GroupChange(change)) => (CHANGE, change_hash(change)),
-            None => (FOREIGN, 0),
-        };
-        Seen {
-            inbox_seq: event.inbox_seq,
-            msg_id: event.msg_id,
-            body,
-            place,
-            message,
-            group_seq: event.group_seq,
-            own: event.sender == self.plan.users[person as usize].0,
-        }
-    }
-
-    /// 1:1 conversations of a person → places.
-    #[must_use]
-    pub fn peers(&self, person: u32) -> HashMap<u64, u32> {
-        let mut peers = HashMap::new();
-        for thread in &self.voices[person as usize] {
-            let place = self.plan.threads[*thread as usize].place;
-            if let Place::Pair(pair) = self.plan.places[place as usize] {
-                let other = if pair[0] == person { pair[1] } else { pair[0] };
-                peers.insert(self.plan.users[other as usize].0, place);
-            }
-        }
-        peers
-    }
-}
-
-/// The hash of a content: only texts are sent here.
-fn content_hash(content: Option<&frame::Content>) -> u64 {
-    match content.and_then(|content| content.kind.as_ref()) {
-        Some(frame::content::Kind::Text(text)) => body_hash(text.as_bytes()),
-        _ => 0,
-    }
-}
-
-fn change_hash(change: &frame::GroupChange) -> u64 {
-    let mut bytes = change.kind.to_be_bytes().to_vec();
-    for member in &change.members {
-        bytes.extend(member.user.to_be_bytes());
-    }
-    body_hash(&bytes)
-}
 
 type SendFuture = Pin<Box<dyn Future<Output = (u32, Result<frame::Sent, SendError>)> + Send>>;
 type OperationFuture =
@@ -607,118 +499,6 @@ impl Player {
         }
     }
 
-    /// What the owner does when its thread has come to `next`.
-    fn churn_at(&mut self, thread: u32, next: usize) {
-        let Some(numbers) = self.churn.get(&thread).cloned() else {
-            return;
-        };
-        for number in numbers {
-            let churn = self.script.plan.churn[number as usize];
-            if next >= churn.remove_at as usize {
-                self.ask(Operation::Remove(number));
-            }
-            let removed = self
-                .ledger
-                .operations
-                .contains_key(&Operation::Remove(number));
-            if next >= churn.add_at as usize && removed {
-                self.ask(Operation::Add(number));
-            }
-        }
-    }
-
-    /// Asks the server for an operation, once, until it has an answer.
-    fn ask(&mut self, operation: Operation) {
-        if self.ledger.operations.contains_key(&operation) || !self.asked.insert(operation) {
-            return;
-        }
-        let body = self.request(operation);
-        let client = self.client.clone();
-        self.operations.push(Box::pin(
-            async move { (operation, insist(&client, body).await) },
-        ));
-    }
-
-    fn request(&self, operation: Operation) -> Body {
-        let plan = &self.script.plan;
-        let id = |kind, number| -> Bytes {
-            let id: ClientId = self.script.ids.id(kind, number, 0);
-            Bytes::copy_from_slice(&id.0)
-        };
-        let group = |place| -> GroupId {
-            self.script
-                .ids
-                .group(plan, place)
-                .expect("only groups are changed")
-        };
-        match operation {
-            Operation::Create(place) => {
-                let Place::Group { members, .. } = &plan.places[place as usize] else {
-                    unreachable!("only groups are created");
-                };
-                let name = |member: &u32| plan.people[*member as usize].clone();
-                Body::GroupCreate(frame::GroupCreate {
-                    op_id: id(IdKind::Create, place),
-                    name: format!("place {place}"),
-                    members: members[1..].iter().map(name).collect(),
-                })
-            }
-            Operation::Remove(number) => {
-                let churn = plan.churn[number as usize];
-                Body::GroupRemove(frame::GroupRemove {
-                    op_id: id(IdKind::Remove, number),
-                    group: group(churn.place).0,
-                    members: vec![plan.users[churn.member as usize].0],
-                })
-            }
-            Operation::Add(number) => {
-                let churn = plan.churn[number as usize];
-                Body::GroupAdd(frame::GroupAdd {
-                    op_id: id(IdKind::Add, number),
-                    group: group(churn.place).0,
-                    members: vec![plan.people[churn.member as usize].clone()],
-                })
-            }
-        }
-    }
-
-    async fn operated(
-        &mut self,
-        operation: Operation,
-        result: Result<frame::GroupState, RequestError>,
-    ) -> anyhow::Result<()> {
-        let state = result.with_context(|| format!("{operation:?} by person {}", self.person))?;
-        let record = Record::Operation {
-            operation,
-            group_seq: state.group_seq,
-        };
-        self.note(&[record])?;
-        self.script.stage.answered(record);
-        self.script.stage.operated(1);
-        match operation {
-            Operation::Create(place) => self.start(place).await,
-            Operation::Remove(number) => {
-                // The addition may have waited for this.
-                let place = self.script.plan.churn[number as usize].place;
-                let threads: Vec<u32> = self
-                    .churn
-                    .keys()
-                    .filter(|thread| self.script.plan.threads[**thread as usize].place == place)
-                    .copied()
-                    .collect();
-                for thread in threads {
-                    let next = self
-                        .threads
-                        .get(&thread)
-                        .map_or(0, |position| position.next);
-                    self.churn_at(thread, next);
-                }
-                Ok(())
-            }
-            Operation::Add(_) => Ok(()),
-        }
-    }
-
     fn note(&mut self, records: &[Record]) -> anyhow::Result<()> {
         let (plan, person) = (&self.script.plan, self.person);
         let own = |line: u32| {
@@ -729,20 +509,5 @@ impl Player {
         self.ledger
             .note(records, own)
             .context("the journal cannot be written")
-    }
-}
-
-/// Repeats an operation, always with the same id, until the server has a final answer.
-async fn insist(client: &Client, body: Body) -> Result<frame::GroupState, RequestError> {
-    loop {
-        match client.request(body.clone()).await {
-            Ok(Body::GroupState(state)) => return Ok(state),
-            Ok(_) => return Err(RequestError::UnexpectedAnswer),
-            Err(RequestError::TimedOut { .. }) => {}
-            Err(RequestError::Refused(refused)) if refused.retryable => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(error) => return Err(error),
-        }
     }
 }

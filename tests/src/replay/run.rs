@@ -18,7 +18,8 @@ use super::{
     figures::{Percentiles, Table, plot, seconds},
     ledger::Ledger,
     plan::{Options, Plan, RunIds},
-    player::{Done, Player, Script},
+    player::{Done, Player},
+    script::Script,
     stage::Stage,
 };
 use crate::{

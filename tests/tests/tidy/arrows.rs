@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("chat-client", &["chat-wire"], &["raft", "logstore"]),
     (
         "chatctl",
-        &["chat-client", "chat-core", "chat-wire", "logstore"],
+        &["chat-client", "chat-wire", "logstore"],
         &["raft"],
     ),
     ("bench", &["chat-client", "chat-wire"], &["raft"]),

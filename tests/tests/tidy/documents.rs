@@ -28,6 +28,25 @@ fn every_link_in_a_document_leads_to_a_file() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+#[test]
+fn every_document_that_a_source_names_is_there() {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+    let mut missing = Vec::new();
+    for source in SOURCES.iter() {
+        let text = read(&source.path);
+        let named = text
+            .split(|c| !in_name(c))
+            .map(|word| word.trim_end_matches('.'))
+            .filter(|word| word.starts_with("docs/") && word.ends_with(".md"));
+        missing.extend(
+            named
+                .filter(|name| !root().join(name).exists())
+                .map(|name| format!("{} names {name}", source.path)),
+        );
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 /// The first sentence of a source's description.
 fn job(path: &str) -> String {
     let text = read(path);

@@ -19,7 +19,7 @@ pub(crate) const CRATES: &[(&str, &str)] = &[
     ("tests", "chat-tests"),
 ];
 
-/// Folders that hold nothing of ours.
+/// What holds nothing of ours; `.git` is a file in a second work tree.
 const FOREIGN: &[&str] = &[
     "target",
     ".git",
@@ -57,11 +57,12 @@ fn walk(folder: &Path, prefix: &str, files: &mut Vec<File>) {
     for entry in fs::read_dir(folder).expect("a folder of the repository") {
         let entry = entry.expect("an entry of it");
         let name = entry.file_name().to_string_lossy().into_owned();
+        if FOREIGN.contains(&name.as_str()) {
+            continue;
+        }
         let path = format!("{prefix}{name}");
         if entry.file_type().expect("its type").is_dir() {
-            if !FOREIGN.contains(&name.as_str()) {
-                walk(&entry.path(), &format!("{path}/"), files);
-            }
+            walk(&entry.path(), &format!("{path}/"), files);
         } else if let Ok(text) = fs::read_to_string(entry.path()) {
             files.push(File { path, text });
         }

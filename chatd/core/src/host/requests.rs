@@ -10,6 +10,7 @@ use super::{Pass, proposals::Waiter, shard::Shard};
 use crate::{
     command,
     message::{Origin, Request, Says, ToSession, ToShard},
+    shard::group::naming,
     store::{ShardStore, Unreadable},
 };
 
@@ -134,7 +135,17 @@ impl<S: ShardStore> Shard<S> {
 
     fn group_op(&mut self, pass: &mut Pass<'_>, origin: Origin, op: command::GroupOp, body: Bytes) {
         let waiter = Waiter::GroupOp { origin };
-        self.propose_for(pass, op, body, waiter);
+        if let Err(refusal) = self.may_write(pass) {
+            return super::shard::refuse(pass, waiter, refusal);
+        }
+        match naming::named(self.replica.store(), &op, body) {
+            Ok(body) => self.propose_for(pass, op, body, waiter),
+            Err(unreadable) => {
+                let why = unreadable.to_string();
+                self.stop(why.clone());
+                super::shard::refuse(pass, waiter, Refusal::new(Code::Damaged, why));
+            }
+        }
     }
 
     fn propose_for(

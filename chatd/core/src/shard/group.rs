@@ -7,6 +7,7 @@
 //! Known limit: members per shard stand in one row of at most 4 KiB, which bounds a
 //! group to about 1,300 shards; beyond, adding is LIMIT_EXCEEDED.
 
+pub mod naming;
 pub mod read;
 
 pub(crate) mod message;

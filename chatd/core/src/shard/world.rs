@@ -21,6 +21,7 @@ use crate::{
     placement::map::ShardMap,
     shard::{
         Answer, Cache, Context, Effects, Entry, Notice,
+        group::naming,
         inbox::read::{self, History},
         marks, outbox,
     },
@@ -345,10 +346,13 @@ impl World {
             name: op.name.clone(),
         };
         let body = body::seal(body::SCHEME_GROUP_CHANGE, [2; 16], &change.encode_to_vec());
-        self.apply(self.home(GroupId(op.group).key()), op.clone(), &body)
+        let home = self.home(GroupId(op.group).key());
+        let body = naming::named(&self.stores[&home], op, body).unwrap();
+        self.apply(home, op.clone(), &body)
     }
 
-    /// An operation with a fresh id on these people.
+    /// An operation with a fresh id on these people, as a session makes it: a removal
+    /// names them by id only.
     pub(crate) fn op(
         &mut self,
         actor: &Person,
@@ -358,7 +362,13 @@ impl World {
     ) -> Effects {
         let id = self.id();
         let op = command::GroupOp {
-            members: people.iter().map(|who| member(who, Role::Member)).collect(),
+            members: people
+                .iter()
+                .map(|who| match change {
+                    group_change::Kind::Removed => by_id(who, Role::Unspecified),
+                    _ => member(who, Role::Member),
+                })
+                .collect(),
             ..self.op_command(actor, group, id, change)
         };
         self.commit_op(&op)
@@ -373,7 +383,7 @@ impl World {
     ) -> Effects {
         let id = self.id();
         let op = command::GroupOp {
-            members: vec![member(who, role)],
+            members: vec![by_id(who, role)],
             ..self.op_command(actor, group, id, group_change::Kind::Role)
         };
         self.commit_op(&op)
@@ -504,6 +514,14 @@ pub(crate) fn member(who: &Person, role: Role) -> frame::Member {
         user: who.user().0,
         name: who.name.clone(),
         role: role.into(),
+    }
+}
+
+/// As removals and roles name somebody.
+fn by_id(who: &Person, role: Role) -> frame::Member {
+    frame::Member {
+        name: String::new(),
+        ..member(who, role)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use chat_wire::{
     error::Code,
-    frame::{self, Body, target::To},
+    frame::{self, Body, group_change::Kind as Change, target::To},
     ids::{ClientId, SessionId, UserId},
 };
 
@@ -110,6 +110,56 @@ fn who_is_removed_sees_that_and_nothing_after_it_and_a_retry_still_has_its_answe
         panic!()
     };
     assert_eq!(change.kind(), frame::group_change::Kind::Removed);
+}
+
+#[test]
+fn a_removal_and_a_role_name_members_for_readers_also_after_a_restart() {
+    let mut node = Node::new(8, 3);
+    let [ann, cid] = ["ann", "cid"].map(|name| node.attach(name, 1, None));
+    let group = group_of(&mut node, ann, 1, &["bob", "cid"]).group;
+    let bob = UserId::of("default", "bob").0;
+    let role = frame::GroupRole {
+        op_id: node.id().0.to_vec().into(),
+        group,
+        member: bob,
+        role: frame::Role::Admin.into(),
+    };
+    node.frame(ann, 2, Body::GroupRole(role));
+    state(node.wait(ann, 2));
+    let remove = frame::GroupRemove {
+        op_id: node.id().0.to_vec().into(),
+        group,
+        members: vec![bob],
+    };
+    node.frame(ann, 3, Body::GroupRemove(remove));
+    state(node.wait(ann, 3));
+    node.run_until(500, |node| node.events(cid).len() == 3);
+    let changes = |node: &Node, session| -> Vec<_> {
+        let events = node.events(session).into_iter();
+        events
+            .filter_map(|event| match event.what {
+                Some(frame::event::What::GroupChange(change)) => Some(change),
+                _ => None,
+            })
+            .map(|change| (change.kind(), change.members))
+            .collect()
+    };
+    let named = |role: frame::Role| {
+        vec![frame::Member {
+            user: bob,
+            name: "bob".into(),
+            role: role.into(),
+        }]
+    };
+    let told = [
+        (Change::Role, named(frame::Role::Admin)),
+        (Change::Removed, named(frame::Role::Unspecified)),
+    ];
+    assert_eq!(changes(&node, cid)[1..], told);
+    node.crash();
+    let again = node.attach("cid", 2, Node::resume_from(0));
+    node.run_until(500, |node| node.events(again).len() == 3);
+    assert_eq!(changes(&node, again)[1..], told);
 }
 
 #[test]

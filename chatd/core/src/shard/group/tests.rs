@@ -1,6 +1,9 @@
 use super::*;
 use crate::shard::{
-    group::read::{self, is_member, member_shards},
+    group::{
+        naming,
+        read::{self, is_member, member_shards},
+    },
     world::{Person, World, group_state, member, message, person, refused, sent, text},
 };
 use chat_wire::frame::{Role, group_change::Kind as Change};
@@ -193,6 +196,52 @@ fn who_is_removed_sees_the_removal_and_nothing_after() {
         world.texts(&bob)[1..],
         ["before", "Removed bob", "Added bob", "again"]
     );
+}
+
+#[test]
+fn a_change_names_whom_it_is_about_also_where_the_operation_has_only_ids() {
+    let (mut world, group, alice, bob, carol) = group();
+    world.role(&alice, group, &bob, Role::Admin);
+    world.op(&bob, group, Change::Removed, &[&carol]);
+    world.settle();
+    assert_eq!(world.texts(&alice)[1..], ["Role bob", "Removed carol"]);
+    assert_eq!(world.texts(&carol)[1..], ["Role bob", "Removed carol"]);
+    let frame::event::What::GroupChange(change) =
+        world.inbox(&alice)[1].to_frame().unwrap().what.unwrap()
+    else {
+        panic!("no change of a group")
+    };
+    assert_eq!(change.members, [member(&bob, Role::Admin)]);
+}
+
+#[test]
+fn names_leave_alone_what_has_them_what_is_no_change_and_who_is_no_member() {
+    let (world, group, alice, ..) = group();
+    let home = &world.stores[&world.home(group.key())];
+    let dave = person("dave");
+    let of = |name: &str| GroupOp {
+        members: vec![frame::Member {
+            name: name.into(),
+            ..member(&dave, Role::Unspecified)
+        }],
+        ..world.op_command(&alice, group, ClientId([7; 16]), Change::Removed)
+    };
+    let sealed = |op: &GroupOp| {
+        let change = frame::GroupChange {
+            kind: op.change,
+            members: op.members.clone(),
+            name: String::new(),
+        };
+        let content = change.encode_to_vec();
+        chat_wire::body::seal(chat_wire::body::SCHEME_GROUP_CHANGE, [3; 16], &content)
+    };
+    for op in [of("dave"), of("")] {
+        let body = sealed(&op);
+        assert_eq!(naming::named(home, &op, body.clone()), Ok(body));
+    }
+    for body in [message("hi"), Bytes::from_static(b"cut")] {
+        assert_eq!(naming::named(home, &of(""), body.clone()), Ok(body));
+    }
 }
 
 #[test]
