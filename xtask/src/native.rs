@@ -1,9 +1,15 @@
 //! What the tests need of the system besides Rust. As root it is installed; otherwise the
 //! one line to run is printed, and tests that lack something say so and are counted as skipped.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
-use crate::steps::answers;
+use crate::{
+    root,
+    steps::{answers, cargo, step},
+};
+
+/// The version that was tried with `deny.toml` and the pinned toolchain.
+const CARGO_DENY: &str = "0.20.2";
 
 struct Need {
     package: &'static str,
@@ -87,4 +93,32 @@ pub(crate) fn ensure() {
             missing.join(", ")
         );
     }
+}
+
+/// cargo-deny: the user's own, or one that is built below `target` once. None if it cannot
+/// be had.
+///
+/// # Errors
+/// If cargo does not start.
+pub(crate) fn cargo_deny() -> anyhow::Result<Option<PathBuf>> {
+    if answers("cargo-deny", &["--version"]) {
+        return Ok(Some("cargo-deny".into()));
+    }
+    let tools = root().join("target/tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.is_file() {
+        // Unoptimised: it takes a second to check what it took two minutes to optimise for.
+        let mut install = cargo(&["install", "cargo-deny", "--version", CARGO_DENY]);
+        install
+            .args(["--locked", "--debug", "--quiet", "--root"])
+            .arg(&tools)
+            .env("CARGO_TARGET_DIR", tools.join("build"));
+        let installed = step("installing cargo-deny", &mut install)?;
+        // Half a gigabyte that nobody needs again; left behind it does no harm.
+        drop(std::fs::remove_dir_all(tools.join("build")));
+        if !installed {
+            return Ok(None);
+        }
+    }
+    Ok(Some(program))
 }

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::{
     generate, native, root,
-    steps::{answers, cargo, step},
+    steps::{cargo, step},
 };
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
@@ -114,15 +114,16 @@ fn test_command() -> Command {
 }
 
 fn deny(tally: &mut Tally) -> anyhow::Result<()> {
-    if !root().join("deny.toml").is_file() {
-        tally.skip("licences and bans: there is no deny.toml");
-    } else if answers("cargo-deny", &["--version"]) {
-        // Advisories need the network and change by the day: they are checked by hand.
-        let mut deny = cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]);
-        tally.step(step("cargo-deny", &mut deny)?);
-    } else {
-        tally.skip("licences and bans: cargo-deny is not installed (cargo install cargo-deny)");
-    }
+    let Some(program) = native::cargo_deny()? else {
+        tally.skip("licences and bans: cargo-deny cannot be installed (cargo install cargo-deny)");
+        return Ok(());
+    };
+    // Advisories need the network and change by the day: they are checked by hand.
+    let mut deny = Command::new(program);
+    deny.args(["--log-level", "error", "--locked", "check"]);
+    deny.args(["bans", "licenses", "sources"])
+        .current_dir(root());
+    tally.step(step("cargo-deny", &mut deny)?);
     Ok(())
 }
 
