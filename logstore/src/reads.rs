@@ -58,16 +58,20 @@ impl SegmentReader {
         self.generation
     }
 
+    fn view(&self) -> View<'_> {
+        View {
+            active: None,
+            frozen: &self.frozen,
+            segments: &self.segments,
+        }
+    }
+
     /// See [`Shard::get`](crate::shard::Shard::get).
     ///
     /// # Errors
     /// If a block that may hold the row is damaged.
     pub fn get(&self, key: &Key) -> Result<Option<Row>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .get(key)
+        self.view().get(key)
     }
 
     /// See [`Shard::range`](crate::shard::Shard::range).
@@ -81,11 +85,7 @@ impl SegmentReader {
         order: Order,
         limit: usize,
     ) -> Result<Vec<(Key, Row)>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .range(from, to, order, limit)
+        self.view().range(from, to, order, limit)
     }
 
     /// See [`Shard::count`](crate::shard::Shard::count).
@@ -93,11 +93,7 @@ impl SegmentReader {
     /// # Errors
     /// If a block that must be looked into is damaged.
     pub fn count(&self, from: &Key, to: &Key) -> Result<u64, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .count(from, to)
+        self.view().count(from, to)
     }
 
     /// See [`Shard::groups`](crate::shard::Shard::groups).
@@ -111,11 +107,7 @@ impl SegmentReader {
         before: Option<(u64, u64)>,
         limit: usize,
     ) -> Result<Vec<GroupHead>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .groups(inbox, families, before, limit)
+        self.view().groups(inbox, families, before, limit)
     }
 }
 
@@ -123,19 +115,20 @@ impl SegmentReader {
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) active: Option<&'a Memtable>,
-    pub(crate) sealed: &'a SegmentReader,
+    pub(crate) frozen: &'a [Arc<Frozen>],
+    pub(crate) segments: &'a [Arc<Segment>],
 }
 
 impl<'a> View<'a> {
     /// Newest first.
     fn memtables(self) -> impl Iterator<Item = &'a Memtable> {
-        let frozen = self.sealed.frozen.iter().rev().map(|frozen| &frozen.table);
+        let frozen = self.frozen.iter().rev().map(|frozen| &frozen.table);
         self.active.into_iter().chain(frozen)
     }
 
     /// Newest first.
     fn segments(self) -> impl Iterator<Item = &'a Arc<Segment>> {
-        self.sealed.segments.iter().rev()
+        self.segments.iter().rev()
     }
 
     pub(crate) fn get(self, key: &Key) -> Result<Option<Row>, ReadError> {

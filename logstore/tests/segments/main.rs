@@ -7,6 +7,7 @@
 )]
 
 mod bounds;
+mod cold;
 mod damage;
 mod fixture;
 mod model;
