@@ -57,8 +57,8 @@ struct State {
     /// Rises at each restart: handles of an earlier life are dead.
     life: u64,
     capacity: Option<u64>,
-    /// Reads of maps that had to wait for a cold page.
-    cold_reads: u64,
+    /// Threads that read a cold page of a map, a name a read.
+    cold_reads: Vec<String>,
 }
 
 #[derive(Default, Clone)]
@@ -196,10 +196,11 @@ impl SimulatedDisk {
         }
     }
 
-    /// Reads of maps that had to wait for the disk since it began.
+    /// Reads of maps that had to wait for the disk since it began: the names of the
+    /// threads that waited.
     #[must_use]
-    pub fn cold_reads(&self) -> u64 {
-        self.lock().cold_reads
+    pub fn cold_reads(&self) -> Vec<String> {
+        self.lock().cold_reads.clone()
     }
 
     /// The visible bytes of a file.
@@ -632,7 +633,10 @@ impl Map for SimulatedMap {
         if let Some(warm) = &mut state.inodes[self.inode].warm {
             let before = warm.len();
             warm.extend(offset / PAGE..offset.saturating_add(buffer.len()).div_ceil(PAGE));
-            state.cold_reads += u64::from(warm.len() > before);
+            if warm.len() > before {
+                let name = std::thread::current().name().unwrap_or_default().to_owned();
+                state.cold_reads.push(name);
+            }
         }
         let current = &state.inodes[self.inode].current;
         let Some(end) = offset.checked_add(buffer.len()) else {
