@@ -216,11 +216,7 @@ impl Shards {
             down,
             losses,
         } = opening::open(&config)?;
-        let trace = config
-            .trace_log_writes
-            .as_deref()
-            .map(open_trace)
-            .transpose()?;
+        let trace = open_trace(config.trace_log_writes.as_deref())?;
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
             .map(|_| bounded(QUEUE_EVENTS))
             .unzip();
@@ -286,18 +282,11 @@ impl Shards {
             let (shared, log) = (Arc::clone(&shared), log_sender.clone());
             spawn("flush", move || flusher::run(&flusher_queue, &log, &shared))?
         };
-        let pool_thread = {
-            let log = log_sender.clone();
-            spawn("pool", move || commit::prepare_files(&pool_queue, &log))?
-        };
-        let reader_threads = (0..readers::READERS)
-            .map(|number| {
-                let (queue, shared) = (readers_queue.clone(), Arc::clone(&shared));
-                spawn(&format!("reader-{number}"), move || {
-                    readers::run(&queue, &shared);
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let pool_log = log_sender.clone();
+        let pool_thread = spawn("pool", move || {
+            commit::prepare_files(&pool_queue, &pool_log)
+        })?;
+        let reader_threads = readers::start(&readers_queue, &shared)?;
         let shard_threads = threads
             .into_iter()
             .map(|thread| spawn(&format!("shards-{}", thread.index), move || thread.run()))
@@ -441,12 +430,16 @@ impl Join {
     }
 }
 
-fn open_trace(path: &Path) -> Result<BufWriter<File>, StartError> {
+fn open_trace(path: Option<&Path>) -> Result<Option<BufWriter<File>>, StartError> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
     let opened = OpenOptions::new().create(true).append(true).open(path);
-    Ok(BufWriter::new(opened.map_err(|source| StartError::Io {
+    let file = opened.map_err(|source| StartError::Io {
         what: "the file for the trace of log writes cannot be opened",
         source,
-    })?))
+    })?;
+    Ok(Some(BufWriter::new(file)))
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -6,7 +6,7 @@
 //! depends on that may be cold in part when it is read again, and then the shard thread
 //! waits for the rest.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread::JoinHandle};
 
 use chat_core::{
     host::{Lookup, MAX_WARMING},
@@ -16,10 +16,10 @@ use chat_wire::ids::{InboxKey, ShardId};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use logstore::reads::SegmentReader;
 
-use super::{Shared, log, thread::ToThread};
+use super::{Shared, StartError, log, spawn, thread::ToThread};
 
 /// Reader threads: they wait for the disk, which does better with several at once.
-pub(super) const READERS: usize = 4;
+const READERS: usize = 4;
 
 /// What is to be read.
 pub(super) struct Warm {
@@ -35,8 +35,20 @@ pub(super) fn queue(shard_threads: usize) -> (Sender<Warm>, Receiver<Warm>) {
     bounded(shard_threads * MAX_WARMING)
 }
 
+/// The threads, each on the one queue.
+pub(super) fn start(
+    queue: &Receiver<Warm>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let start = |number| {
+        let (queue, shared) = (queue.clone(), Arc::clone(shared));
+        spawn(&format!("reader-{number}"), move || run(&queue, &shared))
+    };
+    (0..READERS).map(start).collect()
+}
+
 /// Runs until nobody can ask any more.
-pub(super) fn run(queue: &Receiver<Warm>, shared: &Arc<Shared>) {
+fn run(queue: &Receiver<Warm>, shared: &Arc<Shared>) {
     while let Ok(warm) = queue.recv() {
         let Warm {
             thread,
