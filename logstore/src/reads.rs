@@ -3,14 +3,16 @@
 //! decides, also when it says that the row was deleted.
 //!
 //! A merge holds one position a layer and nothing else; what it returns is bounded
-//! by the caller's `limit`.
+//! by the caller's `limit`. A segment whose index says that it begins further on is
+//! not touched before the merge comes there: the newest page of an inbox is read from
+//! the newest segments, however many hold it.
 
 pub use crate::{key::Order, memtable::Span, segment::ReadError};
 use crate::{
     key::{Key, Row, Shape},
     memtable::{Memtable, Seen},
     segment::{
-        cursor::{GroupCursor, RowCursor},
+        cursor::{GroupCursor, RowCursor, Share},
         reader::Segment,
     },
 };
@@ -163,8 +165,14 @@ impl<'a> View<'a> {
             .map(|table| Layer::new(table, from, to, order));
         let mut layers: Vec<_> = memory.collect();
         for segment in self.segments() {
-            let cursors = RowCursor::open(segment, from, to, order)?;
-            layers.extend(cursors.into_iter().map(Layer::Segment));
+            match RowCursor::share(segment, from, to, order)? {
+                Share::Nothing => {}
+                Share::Behind(key) => layers.push(Layer::Later { segment, key }),
+                Share::Unknown => {
+                    let cursors = RowCursor::open(segment, from, to, order)?;
+                    layers.extend(cursors.into_iter().map(Layer::Segment));
+                }
+            }
         }
         let mut rows = Vec::new();
         while rows.len() < limit {
@@ -175,6 +183,14 @@ impl<'a> View<'a> {
                 keys.max()
             };
             let Some(next) = next else { break };
+            let later = layers.iter().position(|layer| layer.begins_at(next));
+            if let Some(at) = later
+                && let Layer::Later { segment, .. } = &layers[at]
+            {
+                let cursors = RowCursor::open(segment, from, to, order)?;
+                layers.splice(at..=at, cursors.into_iter().map(Layer::Segment));
+                continue;
+            }
             let mut newest = true;
             for layer in layers.iter_mut().filter(|layer| layer.key() == Some(next)) {
                 if newest && let Some(row) = layer.row()? {
@@ -282,6 +298,11 @@ enum Layer<'a> {
         at: Option<(Key, Seen<'a>)>,
     },
     Segment(RowCursor),
+    /// A segment without a row before `key`, which may be none of its rows.
+    Later {
+        segment: &'a Arc<Segment>,
+        key: Key,
+    },
 }
 
 impl<'a> Layer<'a> {
@@ -299,13 +320,20 @@ impl<'a> Layer<'a> {
         match self {
             Self::Memory { at, .. } => at.as_ref().map(|(key, _)| *key),
             Self::Segment(cursor) => cursor.key(),
+            Self::Later { key, .. } => Some(*key),
         }
+    }
+
+    /// Whether it must be opened now.
+    fn begins_at(&self, next: Key) -> bool {
+        matches!(self, Self::Later { key, .. } if *key == next)
     }
 
     fn row(&self) -> Result<Option<Row>, ReadError> {
         match self {
             Self::Memory { at, .. } => Ok(at.as_ref().and_then(|(_, seen)| seen.row())),
             Self::Segment(cursor) => cursor.row(),
+            Self::Later { .. } => Ok(None),
         }
     }
 
@@ -313,6 +341,7 @@ impl<'a> Layer<'a> {
         match self {
             Self::Memory { rows, at } => *at = rows.next(),
             Self::Segment(cursor) => cursor.advance()?,
+            Self::Later { .. } => {}
         }
         Ok(())
     }

@@ -407,7 +407,7 @@ fn what_is_not_in_memory_is_read_by_the_readers_and_not_by_the_shards_thread() {
     let waited = disk.cold_reads().split_off(before.0);
     assert!(waited.len() > 10, "{waited:?}");
     assert!(
-        !waited.iter().any(|name| name.starts_with("shards-")),
+        !waited.iter().any(|read| read.thread.starts_with("shards-")),
         "{waited:?}"
     );
     // Of each kind one at least: the page, the device, a batch of events.

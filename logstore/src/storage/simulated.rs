@@ -43,6 +43,15 @@ pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// A read of a map that had to wait for the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColdRead {
+    /// The name of the thread that waited.
+    pub thread: String,
+    /// A number of the file.
+    pub file: usize,
+}
+
 #[derive(Default)]
 struct State {
     inodes: Vec<Inode>,
@@ -57,8 +66,7 @@ struct State {
     /// Rises at each restart: handles of an earlier life are dead.
     life: u64,
     capacity: Option<u64>,
-    /// Threads that read a cold page of a map, a name a read.
-    cold_reads: Vec<String>,
+    cold_reads: Vec<ColdRead>,
 }
 
 #[derive(Default, Clone)]
@@ -196,10 +204,9 @@ impl SimulatedDisk {
         }
     }
 
-    /// Reads of maps that had to wait for the disk since it began: the names of the
-    /// threads that waited.
+    /// Reads of maps that had to wait for the disk since it began.
     #[must_use]
-    pub fn cold_reads(&self) -> Vec<String> {
+    pub fn cold_reads(&self) -> Vec<ColdRead> {
         self.lock().cold_reads.clone()
     }
 
@@ -634,8 +641,9 @@ impl Map for SimulatedMap {
             let before = warm.len();
             warm.extend(offset / PAGE..offset.saturating_add(buffer.len()).div_ceil(PAGE));
             if warm.len() > before {
-                let name = std::thread::current().name().unwrap_or_default().to_owned();
-                state.cold_reads.push(name);
+                let thread = std::thread::current().name().unwrap_or_default().to_owned();
+                let file = self.inode;
+                state.cold_reads.push(ColdRead { thread, file });
             }
         }
         let current = &state.inodes[self.inode].current;

@@ -11,5 +11,6 @@ mod cold;
 mod damage;
 mod fixture;
 mod model;
+mod pages;
 mod planted;
 mod samples;
