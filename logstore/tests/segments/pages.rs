@@ -110,7 +110,7 @@ fn a_page_of_a_conversation_costs_its_postings_in_each_segment_and_the_blocks_of
     });
     // A page of the filter, the table of places, a block of postings and its index: how
     // far the postings of a group reach is told by no index.
-    assert_eq!(counts, [4; SEGMENTS as usize]);
+    assert_eq!(counts, [4; 5]);
     assert_eq!(newest.len(), 50);
     let counts = waits(&rig, |rig| {
         for number in &newest {
