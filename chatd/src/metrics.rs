@@ -41,6 +41,10 @@ pub struct Metrics {
     pub outbox_oldest_ms: Family<Thread, Gauge<i64, AtomicI64>>,
     /// Of each shard thread: requests that found its queue full.
     pub shard_queue_full: Family<Thread, Counter>,
+    /// Reads that waited until a reader thread had read what they need into memory.
+    pub cold_reads: Counter,
+    /// Of those, the ones that found it cold again: a shard thread waited for the disk.
+    pub cold_reads_again: Counter,
     /// One `fdatasync` of the log.
     pub log_sync_seconds: Histogram,
     /// Bytes of one write of the log.
@@ -140,6 +144,8 @@ impl Metrics {
             outbox_entries: Family::default(),
             outbox_oldest_ms: Family::default(),
             shard_queue_full: Family::default(),
+            cold_reads: Counter::default(),
+            cold_reads_again: Counter::default(),
             log_sync_seconds: Histogram::new(SECONDS),
             log_batch_bytes: Histogram::new(BYTES),
             log_batch_entries: Histogram::new(ENTRIES),
@@ -238,6 +244,16 @@ impl Metrics {
             "shard_queue_full",
             "Requests that found the queue of a shard thread full",
             self.shard_queue_full.clone(),
+        );
+        registry.register(
+            "cold_reads",
+            "Reads for which a reader thread read from the disk first",
+            self.cold_reads.clone(),
+        );
+        registry.register(
+            "cold_reads_again",
+            "Reads that a shard thread had to wait for although a reader thread had read them",
+            self.cold_reads_again.clone(),
         );
         registry.register_with_unit(
             "log_sync",

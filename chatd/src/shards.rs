@@ -1,7 +1,8 @@
 //! The shards of this node and the threads that own them.
 //!
 //! Shard threads step hosts; the log thread makes one write and one sync of what all
-//! of them want durable; the flush thread writes segments. Sessions reach them by
+//! of them want durable; the flush thread writes segments; reader threads wait for what
+//! of them is not in memory. Sessions reach them by
 //! [`Shards::submit`], they reach sessions by [`Sessions::send`]: these two are the
 //! border between the async world of sockets and the threads here.
 
@@ -37,6 +38,7 @@ mod commit;
 mod flusher;
 mod log;
 mod opening;
+mod readers;
 mod renewal;
 mod status;
 mod thread;
@@ -191,6 +193,7 @@ pub struct Join {
     log_thread: JoinHandle<()>,
     flush_thread: JoinHandle<()>,
     pool_thread: JoinHandle<()>,
+    reader_threads: Vec<JoinHandle<()>>,
 }
 
 impl Shards {
@@ -213,11 +216,7 @@ impl Shards {
             down,
             losses,
         } = opening::open(&config)?;
-        let trace = config
-            .trace_log_writes
-            .as_deref()
-            .map(open_trace)
-            .transpose()?;
+        let trace = open_trace(config.trace_log_writes.as_deref())?;
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
             .map(|_| bounded(QUEUE_EVENTS))
             .unzip();
@@ -236,6 +235,7 @@ impl Shards {
         // A flush and a memtable to free for each shard.
         let (flusher, flusher_queue) = bounded(shards.len().max(1) * 2);
         let (pool, pool_queue) = bounded(1);
+        let (readers, readers_queue) = readers::queue(receivers.len());
         let mut threads: Vec<_> = receivers
             .into_iter()
             .enumerate()
@@ -249,6 +249,7 @@ impl Shards {
                 queue,
                 log: log_sender.clone(),
                 flusher: flusher.clone(),
+                readers: readers.clone(),
                 shared: Arc::clone(&shared),
                 replicas: HashMap::new(),
                 flushing: HashSet::new(),
@@ -258,7 +259,7 @@ impl Shards {
                 renewals: Vec::new(),
             })
             .collect();
-        drop(flusher);
+        drop((flusher, readers));
         for shard in shards {
             threads[shared.thread_of(ShardId(shard.key().shard))].own(shard, config.node)?;
         }
@@ -281,10 +282,11 @@ impl Shards {
             let (shared, log) = (Arc::clone(&shared), log_sender.clone());
             spawn("flush", move || flusher::run(&flusher_queue, &log, &shared))?
         };
-        let pool_thread = {
-            let log = log_sender.clone();
-            spawn("pool", move || commit::prepare_files(&pool_queue, &log))?
-        };
+        let pool_log = log_sender.clone();
+        let pool_thread = spawn("pool", move || {
+            commit::prepare_files(&pool_queue, &pool_log)
+        })?;
+        let reader_threads = readers::start(&readers_queue, &shared)?;
         let shard_threads = threads
             .into_iter()
             .map(|thread| spawn(&format!("shards-{}", thread.index), move || thread.run()))
@@ -296,6 +298,7 @@ impl Shards {
             log_thread,
             flush_thread,
             pool_thread,
+            reader_threads,
         };
         Ok((
             Self {
@@ -414,8 +417,12 @@ impl Join {
         for thread in self.shard_threads {
             join(thread);
         }
-        // The flush thread ends with the last sender of flushes, the pool's with the log.
+        // The flush thread and the readers end with the last who could ask them, the pool's
+        // with the log.
         join(self.flush_thread);
+        for thread in self.reader_threads {
+            join(thread);
+        }
         drop(self.log.send(ToLog::Stop));
         drop(self.log);
         join(self.log_thread);
@@ -423,12 +430,16 @@ impl Join {
     }
 }
 
-fn open_trace(path: &Path) -> Result<BufWriter<File>, StartError> {
+fn open_trace(path: Option<&Path>) -> Result<Option<BufWriter<File>>, StartError> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
     let opened = OpenOptions::new().create(true).append(true).open(path);
-    Ok(BufWriter::new(opened.map_err(|source| StartError::Io {
+    let file = opened.map_err(|source| StartError::Io {
         what: "the file for the trace of log writes cannot be opened",
         source,
-    })?))
+    })?;
+    Ok(Some(BufWriter::new(file)))
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -86,6 +86,14 @@ impl Key {
         Self::new(inbox, family, &sequence.to_be_bytes())
     }
 
+    /// The highest key of an append family up to a sequence number, longer ones of it
+    /// included.
+    pub(crate) fn up_to(inbox: u64, family: u8, sequence: u64) -> Self {
+        let mut sub = [0xff; 32];
+        sub[..8].copy_from_slice(&sequence.to_be_bytes());
+        Self::new(inbox, family, &sub)
+    }
+
     /// The key of a posting: `sub` is the group, then the order in it.
     #[must_use]
     pub fn posting(inbox: u64, family: u8, group: u64, order: u64) -> Self {

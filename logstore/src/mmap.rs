@@ -21,6 +21,7 @@
 
 use crate::storage::Map;
 use memmap2::Mmap;
+use rustix::param::page_size;
 use std::{
     fs, io, mem,
     os::fd::AsRawFd,
@@ -40,6 +41,9 @@ const WATCHED: usize = 1024;
 
 /// Words of a path that are noted: paths of segments have 48 bytes.
 const PATH_WORDS: usize = 8;
+
+/// Pages whose residence is asked for in one call: a block has five.
+const PAGES_A_CALL: usize = 64;
 
 /// Maps a whole file. An empty file is an empty map. A fault in it is noted in
 /// `faults`, which is open for appending, as `path`; without it, it is not.
@@ -91,6 +95,36 @@ impl Map for Sealed {
 
     fn len(&self) -> u64 {
         self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+
+    fn is_resident(&self, offset: u64, len: u64) -> bool {
+        let Some(map) = &self.map else {
+            return true;
+        };
+        let bound = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(map.len());
+        let page = page_size();
+        let (mut at, end) = (
+            bound(offset) / page * page,
+            bound(offset.saturating_add(len)),
+        );
+        let mut pages = [0; PAGES_A_CALL];
+        while at < end {
+            let count = (end - at).div_ceil(page).min(PAGES_A_CALL);
+            let start = map[at..].as_ptr().cast_mut().cast();
+            // SAFETY: `start` is the beginning of a page of a map that lives through the
+            // call (the kernel maps whole pages, also behind the last byte), and `pages`
+            // has a byte for each page asked for. `mincore` reads no byte of the map.
+            let told = unsafe { libc::mincore(start, count * page, pages.as_mut_ptr()) };
+            // No answer is no reason to treat a read otherwise than before.
+            if told != 0 {
+                return true;
+            }
+            if pages[..count].iter().any(|state| state & 1 == 0) {
+                return false;
+            }
+            at += count * page;
+        }
+        true
     }
 }
 
@@ -245,6 +279,28 @@ mod tests {
         assert_eq!(&buffer, b"6789");
         assert!(!map.copy(&mut buffer, 7));
         assert!(!map.copy(&mut buffer, u64::MAX));
+    }
+
+    #[test]
+    fn pages_that_left_memory_are_told_from_those_that_are_there() {
+        const BYTES: usize = 1 << 20;
+        // Not in the folder for temporary files: that may be memory, which never leaves.
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all(&vec![7; BYTES]).unwrap();
+        file.sync_all().unwrap();
+        let warm = mapped(&file, &file);
+        let len = BYTES as u64;
+        assert!(warm.is_resident(0, len) && warm.is_resident(5_000, 1));
+        drop(warm);
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let map = mapped(&file, &file);
+        assert!(!map.is_resident(0, 1) && !map.is_resident(len - 1, 1));
+        let mut one = [0];
+        assert!(map.copy(&mut one, len - 1) && one == [7]);
+        assert!(map.is_resident(len - 1, 1));
+        // Neither what is behind the end nor nothing at all waits for the disk.
+        assert!(map.is_resident(len, 10) && map.is_resident(u64::MAX, 1));
+        assert!(map.is_resident(0, 0));
     }
 
     #[test]

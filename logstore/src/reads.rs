@@ -3,14 +3,16 @@
 //! decides, also when it says that the row was deleted.
 //!
 //! A merge holds one position a layer and nothing else; what it returns is bounded
-//! by the caller's `limit`.
+//! by the caller's `limit`. A segment whose index says that it begins further on is
+//! not touched before the merge comes there: the newest page of an inbox is read from
+//! the newest segments, however many hold it.
 
 pub use crate::{key::Order, memtable::Span, segment::ReadError};
 use crate::{
     key::{Key, Row, Shape},
     memtable::{Memtable, Seen},
     segment::{
-        cursor::{GroupCursor, RowCursor},
+        cursor::{GroupCursor, RowCursor, Share},
         reader::Segment,
     },
 };
@@ -58,16 +60,20 @@ impl SegmentReader {
         self.generation
     }
 
+    fn view(&self) -> View<'_> {
+        View {
+            active: None,
+            frozen: &self.frozen,
+            segments: &self.segments,
+        }
+    }
+
     /// See [`Shard::get`](crate::shard::Shard::get).
     ///
     /// # Errors
     /// If a block that may hold the row is damaged.
     pub fn get(&self, key: &Key) -> Result<Option<Row>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .get(key)
+        self.view().get(key)
     }
 
     /// See [`Shard::range`](crate::shard::Shard::range).
@@ -81,11 +87,7 @@ impl SegmentReader {
         order: Order,
         limit: usize,
     ) -> Result<Vec<(Key, Row)>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .range(from, to, order, limit)
+        self.view().range(from, to, order, limit)
     }
 
     /// See [`Shard::count`](crate::shard::Shard::count).
@@ -93,11 +95,7 @@ impl SegmentReader {
     /// # Errors
     /// If a block that must be looked into is damaged.
     pub fn count(&self, from: &Key, to: &Key) -> Result<u64, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .count(from, to)
+        self.view().count(from, to)
     }
 
     /// See [`Shard::groups`](crate::shard::Shard::groups).
@@ -111,11 +109,7 @@ impl SegmentReader {
         before: Option<(u64, u64)>,
         limit: usize,
     ) -> Result<Vec<GroupHead>, ReadError> {
-        View {
-            active: None,
-            sealed: self,
-        }
-        .groups(inbox, families, before, limit)
+        self.view().groups(inbox, families, before, limit)
     }
 }
 
@@ -123,19 +117,20 @@ impl SegmentReader {
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) active: Option<&'a Memtable>,
-    pub(crate) sealed: &'a SegmentReader,
+    pub(crate) frozen: &'a [Arc<Frozen>],
+    pub(crate) segments: &'a [Arc<Segment>],
 }
 
 impl<'a> View<'a> {
     /// Newest first.
     fn memtables(self) -> impl Iterator<Item = &'a Memtable> {
-        let frozen = self.sealed.frozen.iter().rev().map(|frozen| &frozen.table);
+        let frozen = self.frozen.iter().rev().map(|frozen| &frozen.table);
         self.active.into_iter().chain(frozen)
     }
 
     /// Newest first.
     fn segments(self) -> impl Iterator<Item = &'a Arc<Segment>> {
-        self.sealed.segments.iter().rev()
+        self.segments.iter().rev()
     }
 
     pub(crate) fn get(self, key: &Key) -> Result<Option<Row>, ReadError> {
@@ -165,22 +160,32 @@ impl<'a> View<'a> {
         order: Order,
         limit: usize,
     ) -> Result<Vec<(Key, Row)>, ReadError> {
-        let memory = self
-            .memtables()
-            .map(|table| Layer::new(table, from, to, order));
-        let mut layers: Vec<_> = memory.collect();
-        for segment in self.segments() {
-            let cursors = RowCursor::open(segment, from, to, order)?;
-            layers.extend(cursors.into_iter().map(Layer::Segment));
+        let mut merge = Merge::new(order);
+        for table in self.memtables() {
+            merge.add_older([Layer::new(table, from, to, order)]);
         }
-        let head = |layer: &Layer<'_>, number| Some(Head::new(layer.key()?, number, order));
-        let heads = layers.iter().zip(0..);
-        let mut heads: BinaryHeap<_> = heads.filter_map(|(layer, n)| head(layer, n)).collect();
+        for segment in self.segments() {
+            match RowCursor::share(segment, from, to, order)? {
+                Share::Nothing => {}
+                Share::Behind(key) => merge.add_older([Layer::Later { segment, key }]),
+                Share::Unknown => {
+                    let cursors = RowCursor::open(segment, from, to, order)?;
+                    merge.add_older(cursors.into_iter().map(Layer::Segment));
+                }
+            }
+        }
         let (mut rows, mut last) = (Vec::new(), None);
         while rows.len() < limit
-            && let Some(Head { key, number, .. }) = heads.pop()
+            && let Some(Head {
+                key, age, number, ..
+            }) = merge.heads.pop()
         {
-            let layer = &mut layers[number];
+            let layer = &mut merge.layers[number];
+            if let Layer::Later { segment, .. } = *layer {
+                let cursors = RowCursor::open(segment, from, to, order)?;
+                merge.add(age, cursors.into_iter().map(Layer::Segment));
+                continue;
+            }
             // The newest layer that has a key comes first, and decides.
             if last.replace(key) != Some(key)
                 && let Some(row) = layer.row()?
@@ -188,7 +193,8 @@ impl<'a> View<'a> {
                 rows.push((key, row));
             }
             layer.advance()?;
-            heads.extend(head(layer, number));
+            let next = layer.key();
+            merge.head(next, age, number);
         }
         Ok(rows)
     }
@@ -281,19 +287,58 @@ impl<'a> View<'a> {
     }
 }
 
-/// Which layer of a merge is next: of the highest or lowest key the newest layer.
+/// Layers, and which of them is next.
+struct Merge<'a> {
+    layers: Vec<Layer<'a>>,
+    heads: BinaryHeap<Head>,
+    order: Order,
+    /// Layers of higher ages are older; two of one segment hold different keys.
+    ages: usize,
+}
+
+impl<'a> Merge<'a> {
+    fn new(order: Order) -> Self {
+        Self {
+            layers: Vec::new(),
+            heads: BinaryHeap::new(),
+            order,
+            ages: 0,
+        }
+    }
+
+    fn add_older(&mut self, layers: impl IntoIterator<Item = Layer<'a>>) {
+        self.ages += 1;
+        self.add(self.ages, layers);
+    }
+
+    fn add(&mut self, age: usize, layers: impl IntoIterator<Item = Layer<'a>>) {
+        for layer in layers {
+            self.head(layer.key(), age, self.layers.len());
+            self.layers.push(layer);
+        }
+    }
+
+    fn head(&mut self, key: Option<Key>, age: usize, number: usize) {
+        let order = self.order;
+        let head = key.map(|key| Head {
+            key,
+            age,
+            number,
+            order,
+        });
+        self.heads.extend(head);
+    }
+}
+
+/// Where a layer stands: the next is that of the highest or lowest key, and of those
+/// the newest.
 #[derive(PartialEq, Eq)]
 struct Head {
     key: Key,
-    /// Layers are numbered from the newest.
+    age: usize,
+    /// The layer's place.
     number: usize,
     order: Order,
-}
-
-impl Head {
-    fn new(key: Key, number: usize, order: Order) -> Self {
-        Self { key, number, order }
-    }
 }
 
 impl Ord for Head {
@@ -302,7 +347,7 @@ impl Ord for Head {
             Order::Rising => other.key.cmp(&self.key),
             Order::Falling => self.key.cmp(&other.key),
         };
-        by_key.then(other.number.cmp(&self.number))
+        by_key.then((other.age, other.number).cmp(&(self.age, self.number)))
     }
 }
 
@@ -319,6 +364,11 @@ enum Layer<'a> {
         at: Option<(Key, Seen<'a>)>,
     },
     Segment(RowCursor),
+    /// A segment without a row before `key`, which may be none of its rows.
+    Later {
+        segment: &'a Arc<Segment>,
+        key: Key,
+    },
 }
 
 impl<'a> Layer<'a> {
@@ -336,6 +386,7 @@ impl<'a> Layer<'a> {
         match self {
             Self::Memory { at, .. } => at.as_ref().map(|(key, _)| *key),
             Self::Segment(cursor) => cursor.key(),
+            Self::Later { key, .. } => Some(*key),
         }
     }
 
@@ -343,6 +394,7 @@ impl<'a> Layer<'a> {
         match self {
             Self::Memory { at, .. } => Ok(at.as_ref().and_then(|(_, seen)| seen.row())),
             Self::Segment(cursor) => cursor.row(),
+            Self::Later { .. } => Ok(None),
         }
     }
 
@@ -350,6 +402,7 @@ impl<'a> Layer<'a> {
         match self {
             Self::Memory { rows, at } => *at = rows.next(),
             Self::Segment(cursor) => cursor.advance()?,
+            Self::Later { .. } => {}
         }
         Ok(())
     }

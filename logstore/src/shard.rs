@@ -1,6 +1,7 @@
 //! One shard of a node: its log, its memtable, the memtables being written, and
-//! its segments. One thread owns it; reads that may wait for the disk can be done
-//! elsewhere with [`Shard::reader`].
+//! its segments. One thread owns it. A read may wait for the disk; one that must not
+//! goes through [`Shard::at_hand`], and if that finds something cold, another thread
+//! can read it into memory with [`Shard::reader`].
 //!
 //! The state of a shard is a function of its log: [`Shard::apply`] enters the
 //! writes of each position once, in order, and [`Shard::freeze`] is called when a
@@ -28,6 +29,8 @@ pub struct Shard {
     log: LogIndex,
     active: Memtable,
     sealed: SegmentReader,
+    /// The segments of `sealed`, read without waiting.
+    at_hand: Vec<Arc<Segment>>,
     hot: RefCell<HotRows>,
     applied: u64,
     flushed: u64,
@@ -89,6 +92,7 @@ impl Shard {
             log,
             active: Memtable::default(),
             sealed: SegmentReader::default(),
+            at_hand: Vec::new(),
             hot: RefCell::default(),
             applied: flushed,
             flushed,
@@ -112,6 +116,7 @@ impl Shard {
         let new = new.map(|meta| Segment::new(meta, self.key.replica, self.files.clone()));
         let mut segments: Vec<_> = known.chain(new).collect();
         segments.sort_by_key(|segment| (segment.meta().name.position, segment.meta().name.part));
+        self.at_hand = segments.iter().map(|segment| segment.at_hand()).collect();
         self.sealed.segments = Arc::new(segments);
         self.hot.get_mut().clear();
         self.sealed.generation += 1;
@@ -176,7 +181,10 @@ impl Shard {
     /// # Errors
     /// If a block that may hold it is damaged: that is not "absent".
     pub fn get(&self, key: &Key) -> Result<Option<Row>, ReadError> {
-        let view = self.view();
+        self.find(self.view(), key)
+    }
+
+    fn find(&self, view: View<'_>, key: &Key) -> Result<Option<Row>, ReadError> {
         if let Some(row) = view.recent(key) {
             return Ok(row);
         }
@@ -348,9 +356,82 @@ impl Shard {
     }
 
     fn view(&self) -> View<'_> {
+        self.view_of(&self.sealed.segments)
+    }
+
+    fn view_of<'a>(&'a self, segments: &'a [Arc<Segment>]) -> View<'a> {
         View {
             active: Some(&self.active),
-            sealed: &self.sealed,
+            frozen: &self.sealed.frozen,
+            segments,
         }
+    }
+
+    /// The shard for reads that never wait for the disk: one that would have to is
+    /// [`ReadError::Cold`], and can be asked again when it was read elsewhere with a
+    /// [`Shard::reader`]. Costs nothing where memtables or the cache of blocks know the
+    /// answer, and a look at the page tables for each other block.
+    #[must_use]
+    pub fn at_hand(&self) -> AtHand<'_> {
+        AtHand { shard: self }
+    }
+}
+
+/// See [`Shard::at_hand`].
+#[derive(Clone, Copy)]
+pub struct AtHand<'a> {
+    shard: &'a Shard,
+}
+
+impl AtHand<'_> {
+    fn view(&self) -> View<'_> {
+        self.shard.view_of(&self.shard.at_hand)
+    }
+
+    /// See [`Shard::get`].
+    ///
+    /// # Errors
+    /// As there, and [`ReadError::Cold`].
+    pub fn get(&self, key: &Key) -> Result<Option<Row>, ReadError> {
+        self.shard.find(self.view(), key)
+    }
+
+    /// See [`Shard::range`].
+    ///
+    /// # Errors
+    /// As there, and [`ReadError::Cold`].
+    pub fn range(
+        &self,
+        from: &Key,
+        to: &Key,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<(Key, Row)>, ReadError> {
+        self.view().range(from, to, order, limit)
+    }
+
+    /// See [`Shard::count`].
+    ///
+    /// # Errors
+    /// As there, and [`ReadError::Cold`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn count(&self, from: &Key, to: &Key) -> Result<u64, ReadError> {
+        self.view().count(from, to)
+    }
+
+    /// See [`Shard::groups`].
+    ///
+    /// # Errors
+    /// As there, and [`ReadError::Cold`].
+    pub fn groups(
+        &self,
+        inbox: u64,
+        families: &[u8],
+        before: Option<(u64, u64)>,
+        limit: usize,
+    ) -> Result<Vec<GroupHead>, ReadError> {
+        self.view().groups(inbox, families, before, limit)
     }
 }

@@ -119,6 +119,12 @@ pub trait Map: Send + Sync {
     /// Length in bytes.
     fn len(&self) -> u64;
 
+    /// Whether these bytes are in memory, so that a copy of them does not wait for the
+    /// disk. A hint: a page may leave at any moment. Whoever cannot tell says yes.
+    fn is_resident(&self, _offset: u64, _len: u64) -> bool {
+        true
+    }
+
     /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0

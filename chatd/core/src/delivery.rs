@@ -53,6 +53,8 @@ pub struct Slot {
     /// The version of the newest mark of the inbox.
     marks_head: u64,
     credits: u32,
+    /// Its page is being read into memory, or waits for that: it wants no other.
+    held: bool,
     /// Since when it is behind without credit or ACK.
     slow_since_ms: Option<u64>,
     /// Events of this pass.
@@ -149,6 +151,7 @@ impl Delivery {
             start: start.cursor,
             marks_head: start.marks_head,
             credits: start.credits.min(MAX_CREDITS),
+            held: false,
             slow_since_ms: None,
             pending: Vec::new(),
         };
@@ -236,7 +239,7 @@ impl Delivery {
             if slot.cursor + 1 != inbox_seq || slot.credits == 0 {
                 fall_behind(&mut self.slow, session, slot, now_ms);
                 if slot.credits > 0 {
-                    self.wanting.insert(session);
+                    want(&mut self.wanting, session, slot);
                 }
                 continue;
             }
@@ -272,7 +275,7 @@ impl Delivery {
                 self.out
                     .push((session, ToSession::Signal(Body::Receipt(*receipt))));
             } else if slot.credits > 0 {
-                self.wanting.insert(session);
+                want(&mut self.wanting, session, slot);
             }
         }
     }
@@ -304,7 +307,7 @@ impl Delivery {
         };
         slot.credits = slot.credits.saturating_add(events).min(MAX_CREDITS);
         if slot.credits > 0 {
-            self.wanting.insert(session);
+            want(&mut self.wanting, session, slot);
         }
         keeps_up(&mut self.slow, session, slot, now_ms);
     }
@@ -378,6 +381,23 @@ impl Delivery {
                 return Some((session, Wanted::Receipts { user, after }));
             }
             self.wanting.remove(&session);
+        }
+    }
+
+    /// The page that a session wants is not in memory: until [`Delivery::release`] it
+    /// is not asked for again, and no other of this session is.
+    pub fn hold(&mut self, session: SessionId) {
+        if let Some(slot) = self.slots.get_mut(&session) {
+            slot.held = true;
+            self.wanting.remove(&session);
+        }
+    }
+
+    /// The session may have its page now.
+    pub fn release(&mut self, session: SessionId) {
+        if let Some(slot) = self.slots.get_mut(&session) {
+            slot.held = false;
+            self.wanting.insert(session);
         }
     }
 
@@ -457,6 +477,12 @@ impl Delivery {
                 );
             }
         }
+    }
+}
+
+fn want(wanting: &mut BTreeSet<SessionId>, session: SessionId, slot: &Slot) {
+    if !slot.held {
+        wanting.insert(session);
     }
 }
 

@@ -9,14 +9,18 @@
 //! leaves as [`Effect::ToShard`]. Nothing that depends on a position leaves before
 //! [`Event::Persisted`] for it came.
 //!
-//! Known limit: reads of pages run in `step`, on the shard's thread.
+//! A read for a session that would wait for the disk leaves as [`Effect::Warm`], and is
+//! done when what it needs is in memory. Known limit: what applying a command reads is
+//! read on the shard's thread, warm or not.
 
 mod acks;
 mod apply;
 mod attach;
 mod incoming;
+mod lookup;
 mod marks;
 mod outgoing;
+mod parked;
 mod people;
 mod proposals;
 mod reads;
@@ -40,7 +44,11 @@ use crate::{
     replica::{Replica, ReplicaError},
     store::{HardState, LogEntry, ShardStore},
 };
+use parked::{Parked, Shelved};
 use shard::Shard;
+
+pub use lookup::Lookup;
+pub use parked::MAX_WARMING;
 
 /// Passes of one [`Host::poll`] at most; what is left is done by the next, which
 /// [`Host::deadline_ms`] asks for at once.
@@ -132,6 +140,13 @@ pub enum Event {
         /// Which shard.
         shard: ShardId,
     },
+    /// What [`Effect::Warm`] asked for was read, whatever came of it.
+    Warmed {
+        /// Which shard.
+        shard: ShardId,
+        /// As the effect numbered it.
+        ticket: u64,
+    },
     /// The disk is full: writers are told DISK_FULL; or no longer.
     DiskFull(bool),
     /// Time has passed. `poll` looks at the time by itself; this does nothing more.
@@ -171,6 +186,16 @@ pub enum Effect {
         shard: ShardId,
         /// The position of the flush.
         position: u64,
+    },
+    /// Read this from the segments on another thread, so that it is in memory, then
+    /// step [`Event::Warmed`]. At most [`MAX_WARMING`] are on their way.
+    Warm {
+        /// Which shard.
+        shard: ShardId,
+        /// Its number in this host.
+        ticket: u64,
+        /// What.
+        lookup: Box<Lookup>,
     },
     /// The shard stops: its data cannot be read, or needs a newer version.
     Stop {
@@ -223,6 +248,10 @@ pub struct Counters {
     pub outbox_lost: u64,
     /// Events for inboxes without a number left.
     pub undeliverable: u64,
+    /// Reads that waited until another thread had read into memory what they need.
+    pub cold_reads: u64,
+    /// Of those, the ones that found it cold again, and waited for the disk here.
+    pub cold_again: u64,
 }
 
 /// How a shard is.
@@ -267,6 +296,7 @@ struct Pass<'a> {
     disk_full: bool,
     /// What may still be applied in this poll.
     apply_bytes: usize,
+    parked: &'a mut Parked,
     counters: &'a mut Counters,
     effects: &'a mut Vec<Effect>,
 }
@@ -296,6 +326,7 @@ pub struct Host<S: ShardStore> {
     /// Shards with something to do.
     dirty: BTreeSet<ShardId>,
     effects: Vec<Effect>,
+    parked: Parked,
     counters: Counters,
     disk_full: bool,
     now: Now,
@@ -311,6 +342,7 @@ impl<S: ShardStore> Host<S> {
             shards: BTreeMap::new(),
             dirty: BTreeSet::new(),
             effects: Vec::new(),
+            parked: Parked::default(),
             counters: Counters::default(),
             disk_full: false,
             now: Now::default(),
@@ -351,6 +383,7 @@ impl<S: ShardStore> Host<S> {
             Event::Shard(message) => message.to,
             Event::Persisted { shard, .. }
             | Event::Flushed { shard }
+            | Event::Warmed { shard, .. }
             | Event::FlushWanted { shard } => *shard,
             Event::DiskFull(full) => {
                 self.disk_full = *full;
@@ -363,6 +396,7 @@ impl<S: ShardStore> Host<S> {
             now,
             disk_full: self.disk_full,
             apply_bytes: 0,
+            parked: &mut self.parked,
             counters: &mut self.counters,
             effects: &mut self.effects,
         };
@@ -379,6 +413,11 @@ impl<S: ShardStore> Host<S> {
             Event::Persisted { ready, .. } => shard.replica.persisted(ready),
             Event::Flushed { .. } => shard.flush.finished(),
             Event::FlushWanted { .. } => shard.flush.want(),
+            Event::Warmed { ticket, .. } => {
+                if let Some(waiting) = pass.parked.returned(ticket) {
+                    shard.warmed(&mut pass, waiting);
+                }
+            }
             Event::DiskFull(_) | Event::Tick => {}
         }
     }
@@ -405,6 +444,7 @@ impl<S: ShardStore> Host<S> {
                 self.dirty.insert(*id);
             }
         }
+        self.unshelve(now);
         self.hand_out(now, out);
         let mut apply_bytes = MAX_APPLY_BYTES;
         for _ in 0..MAX_PASSES {
@@ -417,6 +457,7 @@ impl<S: ShardStore> Host<S> {
                     now,
                     disk_full: self.disk_full,
                     apply_bytes,
+                    parked: &mut self.parked,
                     counters: &mut self.counters,
                     effects: &mut self.effects,
                 };
@@ -433,6 +474,32 @@ impl<S: ShardStore> Host<S> {
             self.hand_out(now, out);
             if self.dirty.is_empty() || apply_bytes == 0 {
                 break;
+            }
+        }
+    }
+
+    /// There is room for what found none: it is looked at once more.
+    fn unshelve(&mut self, now: Now) {
+        for _ in 0..self.parked.room() {
+            let Some((id, shelved)) = self.parked.unshelve() else {
+                break;
+            };
+            let Some(shard) = self.shards.get_mut(&id) else {
+                continue;
+            };
+            self.dirty.insert(id);
+            let mut pass = Pass {
+                settings: &self.settings,
+                now,
+                disk_full: self.disk_full,
+                apply_bytes: 0,
+                parked: &mut self.parked,
+                counters: &mut self.counters,
+                effects: &mut self.effects,
+            };
+            match shelved {
+                Shelved::Page(session) => shard.delivery.release(session),
+                Shelved::Attach(attach) => shard.attach(&mut pass, *attach),
             }
         }
     }
@@ -505,7 +572,7 @@ impl<S: ShardStore> Host<S> {
         if self.shards.is_empty() {
             return None;
         }
-        if !self.dirty.is_empty() || !self.effects.is_empty() {
+        if !self.dirty.is_empty() || !self.effects.is_empty() || self.parked.may_unshelve() {
             return Some(self.now.mono_ms);
         }
         let timers = self

@@ -4,7 +4,7 @@
 
 use crate::{
     command::Command,
-    host::{Effect, Event, Host, HostSettings},
+    host::{Effect, Event, Host, HostSettings, Lookup},
     message::{Now, ShardMessage, ToShard},
     placement::map::ShardMap,
     session::{Input, Output, Session, SessionSettings},
@@ -107,6 +107,10 @@ pub(crate) struct Node {
     pub(crate) flusher_works: bool,
     /// No write reaches the disk.
     pub(crate) disk_hangs: bool,
+    /// Nothing cold is read by the readers.
+    pub(crate) readers_hang: bool,
+    /// What the readers read leaves memory again at once.
+    pub(crate) memory_is_short: bool,
     /// The hosts' queues are full.
     pub(crate) queues_full: bool,
     pub(crate) stops: Vec<(ShardId, String)>,
@@ -114,6 +118,7 @@ pub(crate) struct Node {
     pub(crate) trace: Vec<String>,
     syncs: VecDeque<Sync>,
     flushes: VecDeque<(u64, ShardId)>,
+    warming: Vec<(u64, ShardId, u64, Box<Lookup>)>,
     mail: Vec<(u64, ShardMessage)>,
     sessions: u64,
     ids: u64,
@@ -159,11 +164,14 @@ impl Node {
             settings,
             flusher_works: true,
             disk_hangs: false,
+            readers_hang: false,
+            memory_is_short: false,
             queues_full: false,
             stops: Vec::new(),
             trace: Vec::new(),
             syncs: VecDeque::new(),
             flushes: VecDeque::new(),
+            warming: Vec::new(),
             mail: Vec::new(),
             sessions: 0,
             ids: 0,
@@ -205,6 +213,7 @@ impl Node {
     ) {
         self.syncs.clear();
         self.flushes.clear();
+        self.warming.clear();
         self.mail.clear();
         self.clients.clear();
         let shards: Vec<_> = self
@@ -367,6 +376,7 @@ impl Node {
                 self.host.step(self.now, Event::Flushed { shard });
             }
         }
+        self.warm();
         let now_ms = self.now.mono_ms;
         let (due, later) = std::mem::take(&mut self.mail)
             .into_iter()
@@ -382,7 +392,7 @@ impl Node {
         }
     }
 
-    fn effect(&mut self, effect: Effect) {
+    pub(crate) fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Persist {
                 shard,
@@ -430,7 +440,45 @@ impl Node {
                 self.flushes
                     .push_back((self.now.mono_ms + self.chance.below(20), shard));
             }
+            Effect::Warm {
+                shard,
+                ticket,
+                lookup,
+            } => {
+                self.trace.push(format!("warm {shard} {ticket} {lookup:?}"));
+                let due_ms = self.now.mono_ms + 1 + self.chance.below(10);
+                self.warming.push((due_ms, shard, ticket, lookup));
+            }
             Effect::Stop { shard, reason } => self.stops.push((shard, reason)),
         }
+    }
+
+    /// What the readers do, in any order.
+    fn warm(&mut self) {
+        if self.readers_hang {
+            return;
+        }
+        let now_ms = self.now.mono_ms;
+        let (due, later) = std::mem::take(&mut self.warming)
+            .into_iter()
+            .partition(|warm| warm.0 <= now_ms);
+        self.warming = later;
+        for (_, shard, ticket, lookup) in due {
+            if !self.memory_is_short {
+                lookup.warm(self.host.store(shard).unwrap());
+            }
+            self.host.step(self.now, Event::Warmed { shard, ticket });
+        }
+    }
+
+    /// Reads that are with the readers.
+    pub(crate) fn warming(&self) -> usize {
+        self.warming.len()
+    }
+
+    /// A user's inbox leaves memory.
+    pub(crate) fn cool(&self, name: &str) {
+        let inbox = UserId::of("default", name).key();
+        self.host.store(self.shard_of(name)).unwrap().cool(inbox);
     }
 }

@@ -5,15 +5,18 @@
 //! the log thread has synced it, and not before.
 
 use chat_core::store::{
-    Direction, GroupHead, HardState, Key, LogEntry, Range, Row, ShardStore, Unreadable, Write,
+    AtHand, Direction, GroupHead, HardState, Key, LogEntry, Range, ReadRows, Row, ShardStore,
+    Unreadable, Write,
 };
 use chat_wire::ids::{InboxKey, ReplicaId};
 use logstore::{
     key,
     log_index::{self, LogIndex},
-    reads::{Order, ReadError},
-    shard::Shard,
+    reads::{self, Order, ReadError},
+    shard::{self, Shard},
 };
+use std::cell::Cell;
+
 use raft::{
     GetEntriesContext, RaftState, StorageError,
     eraftpb::{ConfState, Entry, EntryType, Snapshot},
@@ -48,7 +51,7 @@ impl RaftStore {
     }
 }
 
-fn key_of(key: &Key) -> key::Key {
+pub(super) fn key_of(key: &Key) -> key::Key {
     key::Key::new(key.inbox.0, key.family, key.sub())
 }
 
@@ -56,18 +59,105 @@ fn key_from(key: &key::Key) -> Key {
     Key::new(InboxKey(key.inbox), key.family, key.sub())
 }
 
-fn row_from(row: key::Row) -> Row {
+pub(super) fn row_from(row: key::Row) -> Row {
     Row {
         header: row.header,
         body: row.body,
     }
 }
 
-fn unreadable(error: ReadError) -> Unreadable {
+pub(super) fn heads_from(heads: Vec<reads::GroupHead>) -> Vec<GroupHead> {
+    let head = |head: reads::GroupHead| GroupHead {
+        group: head.group,
+        order: head.order,
+    };
+    heads.into_iter().map(head).collect()
+}
+
+/// A range as the engine reads it, and its rows as the core has them.
+pub(super) fn rows_of(
+    range: &Range,
+    read: impl FnOnce(
+        &key::Key,
+        &key::Key,
+        Order,
+        usize,
+    ) -> Result<Vec<(key::Key, key::Row)>, ReadError>,
+) -> Result<Vec<(Key, Row)>, ReadError> {
+    let order = match range.direction {
+        Direction::Rising => Order::Rising,
+        Direction::Falling => Order::Falling,
+    };
+    let rows = read(&key_of(&range.from), &key_of(&range.to), order, range.limit)?;
+    let row = |(key, row): (key::Key, key::Row)| (key_from(&key), row_from(row));
+    Ok(rows.into_iter().map(row).collect())
+}
+
+pub(super) fn unreadable(error: ReadError) -> Unreadable {
     Unreadable(error.to_string())
 }
 
+/// A shard's rows as far as memory has them.
+pub(super) struct RowsAtHand<'a> {
+    rows: shard::AtHand<'a>,
+    met_cold: Cell<bool>,
+}
+
+impl RowsAtHand<'_> {
+    fn unreadable(&self, error: ReadError) -> Unreadable {
+        if matches!(error, ReadError::Cold) {
+            self.met_cold.set(true);
+        }
+        unreadable(error)
+    }
+}
+
+impl ReadRows for RowsAtHand<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
+        let row = self.rows.get(&key_of(key));
+        Ok(row.map_err(|error| self.unreadable(error))?.map(row_from))
+    }
+
+    fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable> {
+        rows_of(range, |from, to, order, limit| {
+            self.rows.range(from, to, order, limit)
+        })
+        .map_err(|error| self.unreadable(error))
+    }
+
+    fn count(&self, from: &Key, to: &Key) -> Result<u64, Unreadable> {
+        let count = self.rows.count(&key_of(from), &key_of(to));
+        count.map_err(|error| self.unreadable(error))
+    }
+
+    fn groups(
+        &self,
+        inbox: InboxKey,
+        families: &[u8],
+        before: Option<(u64, u64)>,
+        limit: usize,
+    ) -> Result<Vec<GroupHead>, Unreadable> {
+        let heads = self.rows.groups(inbox.0, families, before, limit);
+        Ok(heads_from(heads.map_err(|error| self.unreadable(error))?))
+    }
+}
+
+impl AtHand for RowsAtHand<'_> {
+    fn met_cold(&self) -> bool {
+        self.met_cold.get()
+    }
+}
+
 impl ShardStore for RaftStore {
+    type AtHand<'a> = RowsAtHand<'a>;
+
+    fn at_hand(&self) -> RowsAtHand<'_> {
+        RowsAtHand {
+            rows: self.shard.at_hand(),
+            met_cold: Cell::new(false),
+        }
+    }
+
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
         Ok(self
             .shard
@@ -77,18 +167,10 @@ impl ShardStore for RaftStore {
     }
 
     fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable> {
-        let order = match range.direction {
-            Direction::Rising => Order::Rising,
-            Direction::Falling => Order::Falling,
-        };
-        let rows = self
-            .shard
-            .range(&key_of(&range.from), &key_of(&range.to), order, range.limit)
-            .map_err(unreadable)?;
-        Ok(rows
-            .into_iter()
-            .map(|(key, row)| (key_from(&key), row_from(row)))
-            .collect())
+        rows_of(range, |from, to, order, limit| {
+            self.shard.range(from, to, order, limit)
+        })
+        .map_err(unreadable)
     }
 
     fn count(&self, from: &Key, to: &Key) -> Result<u64, Unreadable> {
@@ -104,17 +186,8 @@ impl ShardStore for RaftStore {
         before: Option<(u64, u64)>,
         limit: usize,
     ) -> Result<Vec<GroupHead>, Unreadable> {
-        let heads = self
-            .shard
-            .groups(inbox.0, families, before, limit)
-            .map_err(unreadable)?;
-        Ok(heads
-            .into_iter()
-            .map(|head| GroupHead {
-                group: head.group,
-                order: head.order,
-            })
-            .collect())
+        let heads = self.shard.groups(inbox.0, families, before, limit);
+        Ok(heads_from(heads.map_err(unreadable)?))
     }
 
     fn append(&mut self, entries: &[LogEntry]) {

@@ -3,7 +3,7 @@ use std::{path::Path, time::Instant};
 use bytes::Bytes;
 use chat_core::{
     command,
-    message::{Attach, Attached, Identity, Origin, Request, Resume, ToSession},
+    message::{Attach, Attached, HistoryFrom, Identity, Origin, Read, Request, Resume, ToSession},
     placement::map::ShardMap,
     router,
 };
@@ -11,9 +11,9 @@ use chat_wire::{
     body,
     codec::Encoding,
     frame,
-    ids::{ClientId, DeviceId, UserId},
+    ids::{ClientId, DeviceId, MsgId, UserId},
 };
-use logstore::storage::disk::Disk;
+use logstore::storage::{disk::Disk, simulated::SimulatedDisk};
 use prost::Message as _;
 
 use super::*;
@@ -25,6 +25,7 @@ struct Node {
     shards: Shards,
     join: Join,
     sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
 }
 
 fn start(dir: &Path) -> Node {
@@ -32,7 +33,10 @@ fn start(dir: &Path) -> Node {
 }
 
 fn start_with(dir: &Path, flush_bytes: u64) -> Node {
-    let node = open(dir, flush_bytes);
+    ready(open(dir, flush_bytes))
+}
+
+fn ready(node: Node) -> Node {
     let started = Instant::now();
     while !node.shards.status().ready {
         assert!(
@@ -56,10 +60,14 @@ fn engine_options() -> engine::Options {
 }
 
 fn open(dir: &Path, flush_bytes: u64) -> Node {
+    open_on(Arc::new(Disk::new(dir).unwrap()), flush_bytes)
+}
+
+fn open_on(storage: Arc<dyn Storage>, flush_bytes: u64) -> Node {
     let node = NodeId(7);
     let map = Arc::new(ShardMap::even(4));
     let config = Config {
-        storage: Arc::new(Disk::new(dir).unwrap()),
+        storage,
         engine: engine_options(),
         segments: SegmentOptions::default(),
         cache_bytes: 1 << 20,
@@ -73,12 +81,14 @@ fn open(dir: &Path, flush_bytes: u64) -> Node {
         trace_log_writes: None,
     };
     let sessions = Arc::new(Sessions::new(Bounds::default()));
+    let metrics = Arc::new(Metrics::new());
     let (shards, join) =
-        Shards::start(config, Arc::clone(&sessions), Arc::new(Metrics::new())).unwrap();
+        Shards::start(config, Arc::clone(&sessions), Arc::clone(&metrics)).unwrap();
     Node {
         shards,
         join,
         sessions,
+        metrics,
     }
 }
 
@@ -322,5 +332,87 @@ fn after_an_accepted_loss_the_generation_and_the_incarnation_are_new() {
     node.send(&alice, "alice", "bob", COUNT + 1);
     assert_eq!(events(&bob, 1)[0].inbox_seq, u64::from(LOST));
     assert_eq!(events(&alice, 1)[0].inbox_seq, copies.inbox_head + 1);
+    node.join.stop();
+}
+
+/// A page of the newest messages of bob with alice.
+fn history(node: &Node, bob: &Registration, req: u32) -> frame::HistoryPage {
+    let [alice, user] = ["alice", "bob"].map(|name| UserId::of("default", name));
+    let request = Request::Read {
+        origin: Origin {
+            session: bob.mailbox().session(),
+            req,
+        },
+        user,
+        read: Read::History {
+            conversation: alice.into(),
+            from: HistoryFrom::Before(MsgId(0)),
+            limit: 50,
+        },
+    };
+    node.submit(user.0, request);
+    loop {
+        match next(bob) {
+            ToSession::Answer {
+                req: answered,
+                body: frame::Body::HistoryPage(page),
+            } if answered == req => return page,
+            ToSession::Sent { .. } | ToSession::Signal(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_in_memory_is_read_by_the_readers_and_not_by_the_shards_thread() {
+    const COUNT: u32 = 1_000;
+    let disk = SimulatedDisk::new();
+    let node = ready(open_on(Arc::new(disk.clone()), 64 * 1024));
+    let (alice, _) = node.attach("alice", None);
+    let (bob, _) = node.attach("bob", None);
+    for number in 1..=COUNT {
+        node.send(&alice, "alice", "bob", number);
+    }
+    let live = events(&bob, COUNT as usize);
+    events(&alice, COUNT as usize);
+    let bobs = router::of_user(&node.shards.map(), UserId::of("default", "bob"));
+    let flushed = |node: &Node| node.shards.status().shards[usize::from(bobs.0)].flushed;
+    let started = Instant::now();
+    while flushed(&node) == 0 {
+        assert!(started.elapsed() < LONG, "nothing was flushed");
+    }
+    node.join.stop();
+
+    // No flush comes between: a new segment would be opened by whoever reads it first.
+    let node = ready(open_on(Arc::new(disk.clone()), 64 << 20));
+    let (bob, _) = node.attach("bob", None);
+    let before = (disk.cold_reads().len(), node.metrics.cold_reads.get());
+    disk.evict();
+    let page = history(&node, &bob, 1);
+    assert_eq!(page.events.len(), 50);
+    assert!(page.more);
+    let newest = live.iter().rev().map(|event| event.header.msg_id.0);
+    assert!(
+        page.events
+            .iter()
+            .map(|event| event.msg_id)
+            .eq(newest.take(50))
+    );
+
+    // A device that has nothing yet: from its first row to the last event.
+    disk.evict();
+    let (second, _) = node.attach("bob", Some(0));
+    assert_eq!(events(&second, COUNT as usize), live);
+
+    let waited = disk.cold_reads().split_off(before.0);
+    assert!(waited.len() > 10, "{waited:?}");
+    assert!(
+        !waited.iter().any(|read| read.thread.starts_with("shards-")),
+        "{waited:?}"
+    );
+    // Of each kind one at least: the page, the device, a batch of events.
+    assert!(node.metrics.cold_reads.get() >= before.1 + 3);
+    assert_eq!(node.metrics.cold_reads_again.get(), 0);
+    assert!(node.metrics.encode().contains("chatd_cold_reads_total "));
     node.join.stop();
 }

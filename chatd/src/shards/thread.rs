@@ -1,11 +1,13 @@
 //! A shard thread: owns its shards outright, takes events from one bounded queue,
-//! steps the host, and carries out what it says. No locks; the only waits are for
-//! the queue and, when the disk is behind, for the log.
+//! steps the host, and carries out what it says. No locks; the waits are for the queue
+//! and, when the disk is behind, for the log. Pages that are not in memory are read by
+//! the reader threads first.
 //!
 //! The queue is shared by sessions, other shard threads and the log thread, so that
 //! one wait serves them all. Only the log thread must never find it full: sessions
 //! and shards stop at [`SESSION_EVENTS`] and [`SHARD_EVENTS`], and what the log
-//! thread owes is bounded by [`COMMITS_IN_FLIGHT`] a thread, which fits above.
+//! thread owes is bounded by [`COMMITS_IN_FLIGHT`] a thread, and what the readers owe by
+//! [`MAX_WARMING`](chat_core::host::MAX_WARMING), which fits above.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +16,7 @@ use std::{
 };
 
 use chat_core::{
-    host::{Counters, Effect, Event, Host, HostError, ShardStatus},
+    host::{Counters, Effect, Event, Host, HostError, Lookup, ShardStatus},
     message::{Now, ShardMessage, ToShard},
 };
 use chat_wire::ids::{NodeId, ShardId};
@@ -35,6 +37,7 @@ use super::{
     flusher::{Flush, ToFlusher},
     log::RaftStore,
     opening,
+    readers::Warm,
     renewal::Renewal,
     walk::{WalkPage, WalkRequest},
 };
@@ -62,6 +65,8 @@ pub(super) enum ToThread {
     Flushed(ShardId, Box<Flushed>),
     /// By the flush thread: the disk was full, try again.
     FlushAgain(ShardId),
+    /// By a reader thread: what a read of this shard needs is in memory.
+    Warmed(ShardId, u64),
     /// By the log thread: its budget needs this shard flushed.
     FlushWanted(ShardId),
     /// By the log thread: the disk is full, or no longer.
@@ -81,6 +86,7 @@ pub(super) struct Thread {
     pub(super) queue: Receiver<ToThread>,
     pub(super) log: Sender<ToLog>,
     pub(super) flusher: Sender<ToFlusher>,
+    pub(super) readers: Sender<Warm>,
     pub(super) shared: Arc<Shared>,
     /// How the engine names each shard's replica.
     pub(super) replicas: HashMap<ShardId, ReplicaKey>,
@@ -166,6 +172,9 @@ impl Thread {
                 self.flushing.remove(&shard);
                 self.flush(shard);
             }
+            ToThread::Warmed(shard, ticket) => {
+                self.host.step(now, Event::Warmed { shard, ticket });
+            }
             ToThread::FlushWanted(shard) => self.host.step(now, Event::FlushWanted { shard }),
             ToThread::DiskFull(full) => self.host.step(now, Event::DiskFull(full)),
             // Whoever asked may have gone meanwhile.
@@ -237,6 +246,11 @@ impl Thread {
                 }
                 Effect::ToShard(message) => self.shared.send_to_shard(message),
                 Effect::Flush { shard, .. } => self.flush(shard),
+                Effect::Warm {
+                    shard,
+                    ticket,
+                    lookup,
+                } => self.warm(now, shard, ticket, lookup),
                 Effect::Stop { shard, reason } => self.shared.shard_stopped(shard, reason),
             }
         }
@@ -260,6 +274,12 @@ impl Thread {
         metrics
             .duplicates_suppressed
             .inc_by(now.duplicates - before.duplicates);
+        metrics
+            .cold_reads
+            .inc_by(now.cold_reads - before.cold_reads);
+        metrics
+            .cold_reads_again
+            .inc_by(now.cold_again - before.cold_again);
         self.counted.clone_from(now);
     }
 
@@ -316,6 +336,24 @@ impl Thread {
         };
         if self.flusher.send(ToFlusher::Flush(flush)).is_err() {
             tracing::debug!("the flush thread has ended: the node is stopping");
+        }
+    }
+
+    /// The queue of the readers has room for all that a host may have on its way.
+    fn warm(&mut self, now: Now, shard: ShardId, ticket: u64, lookup: Box<Lookup>) {
+        let Some(store) = self.host.store(shard) else {
+            return;
+        };
+        let warm = Warm {
+            thread: self.index,
+            shard,
+            ticket,
+            lookup,
+            segments: store.shard().reader(),
+        };
+        if self.readers.try_send(warm).is_err() {
+            tracing::error!("the reader threads have ended: a shard thread reads by itself");
+            self.host.step(now, Event::Warmed { shard, ticket });
         }
     }
 

@@ -140,37 +140,63 @@ pub(crate) struct RowCursor {
     at: usize,
 }
 
+/// What a segment may have of a range.
+pub(crate) enum Share {
+    /// Nothing.
+    Nothing,
+    /// Nothing before this key, in the order asked for: until a read comes there the
+    /// segment need not be touched.
+    Behind(Key),
+    /// Something, perhaps.
+    Unknown,
+}
+
 impl RowCursor {
-    /// The cursors that a range needs: none, one or two.
+    /// What a segment may have of a range, as its filter and its index of inboxes say.
+    pub(crate) fn share(
+        segment: &Segment,
+        from: &Key,
+        to: &Key,
+        order: Order,
+    ) -> Result<Share, ReadError> {
+        let meta = segment.meta();
+        if from > to || *from > meta.max || *to < meta.min {
+            return Ok(Share::Nothing);
+        }
+        if from.inbox != to.inbox {
+            return Ok(Share::Unknown);
+        }
+        if !segment.holds_inbox(from.inbox)? {
+            return Ok(Share::Nothing);
+        }
+        if from.family != to.family || from.shape() != Shape::Append {
+            return Ok(Share::Unknown);
+        }
+        let record = segment.record(from.inbox)?;
+        let sequences = record.as_ref().and_then(|record| record.of(from.family));
+        // Sub-keys of append families are numbers; a longer one lies behind its number.
+        let here = sequences.filter(|s| s.first <= to.number(0) && s.last >= from.number(0));
+        let Some(here) = here else {
+            return Ok(Share::Nothing);
+        };
+        Ok(Share::Behind(match order {
+            Order::Rising => Key::append(from.inbox, from.family, here.first).max(*from),
+            Order::Falling => Key::up_to(from.inbox, from.family, here.last).min(*to),
+        }))
+    }
+
+    /// The cursors that a range needs in a segment that has a share of it: one or two.
     pub(crate) fn open(
         segment: &Arc<Segment>,
         from: &Key,
         to: &Key,
         order: Order,
     ) -> Result<Vec<Self>, ReadError> {
-        let meta = segment.meta();
-        if from > to || *from > meta.max || *to < meta.min {
-            return Ok(Vec::new());
-        }
-        let one_inbox = from.inbox == to.inbox;
-        let families = if one_inbox {
+        let families = if from.inbox == to.inbox {
             from.family..=to.family
         } else {
             0..=u8::MAX
         };
-        if one_inbox && !segment.holds_inbox(from.inbox)? {
-            return Ok(Vec::new());
-        }
-        if one_inbox && from.family == to.family && from.shape() == Shape::Append {
-            let record = segment.record(from.inbox)?;
-            let sequences = record.as_ref().and_then(|record| record.of(from.family));
-            // Sub-keys of append families are numbers; a longer one lies behind its number.
-            let here =
-                sequences.is_some_and(|s| s.first <= to.number(0) && s.last >= from.number(0));
-            if !here {
-                return Ok(Vec::new());
-            }
-        }
         let postings = families
             .clone()
             .any(|family| crate::key::shape(family) == Shape::Posting);

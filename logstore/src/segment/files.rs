@@ -56,6 +56,10 @@ pub enum ReadError {
         /// What the disk said.
         source: io::Error,
     },
+    /// What it needs is not in memory. Only a read that does not wait says so: see
+    /// [`Shard::at_hand`](crate::shard::Shard::at_hand).
+    #[error("the read needs a block that is not in memory")]
+    Cold,
 }
 
 /// A part of a segment file.
@@ -212,15 +216,19 @@ impl SegmentFiles {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A file that is open already.
+    pub(crate) fn opened(&self, id: u64) -> Option<Arc<Open>> {
+        let mut maps = self.maps();
+        maps.uses += 1;
+        let uses = maps.uses;
+        let (open, used) = maps.open.get_mut(&id)?;
+        *used = uses;
+        Some(open.clone())
+    }
+
     pub(crate) fn open(&self, id: u64, path: &str, name: Name) -> Result<Arc<Open>, ReadError> {
-        {
-            let mut maps = self.maps();
-            maps.uses += 1;
-            let uses = maps.uses;
-            if let Some((open, used)) = maps.open.get_mut(&id) {
-                *used = uses;
-                return Ok(open.clone());
-            }
+        if let Some(open) = self.opened(id) {
+            return Ok(open);
         }
         if self.fenced.contains(path) {
             return Err(ReadError::Fenced {
@@ -327,6 +335,16 @@ impl Open {
     /// Where a block stands; `None` if there is none of the number.
     pub(crate) fn place(&self, number: u32) -> Option<(u64, u32)> {
         place(&*self.map, &self.footer, number)
+    }
+
+    /// Whether a block can be copied without waiting for the disk, as far as can be
+    /// told: a page may leave memory at any moment.
+    pub(crate) fn is_at_hand(&self, number: u32) -> bool {
+        let at = self.footer.places + u64::from(number) * PLACE_BYTES as u64;
+        self.map.is_resident(at, PLACE_BYTES as u64)
+            && self
+                .place(number)
+                .is_none_or(|(at, len)| self.map.is_resident(at, u64::from(len)))
     }
 
     /// Copies a block and verifies the copy.

@@ -25,13 +25,20 @@ use std::sync::Arc;
 
 /// A sealed segment of a replica. Open only while it is read.
 pub(crate) struct Segment {
+    file: Arc<Sealed>,
+    /// A block that is not in memory is waited for; without, it is
+    /// [`ReadError::Cold`].
+    waits: bool,
+}
+
+struct Sealed {
     id: u64,
     path: String,
     meta: SegmentMeta,
     files: Arc<SegmentFiles>,
 }
 
-impl Drop for Segment {
+impl Drop for Sealed {
     fn drop(&mut self) {
         self.files.close(self.id);
     }
@@ -45,22 +52,31 @@ impl Segment {
 
     /// The same at a path of its own.
     pub(crate) fn at(path: String, meta: SegmentMeta, files: Arc<SegmentFiles>) -> Arc<Self> {
-        Arc::new(Self {
-            id: files.handle(),
+        let id = files.handle();
+        let file = Arc::new(Sealed {
+            id,
             path,
             meta,
             files,
-        })
+        });
+        Arc::new(Self { file, waits: true })
+    }
+
+    /// The same file, read without ever waiting for the disk.
+    pub(crate) fn at_hand(&self) -> Arc<Self> {
+        let file = self.file.clone();
+        Arc::new(Self { file, waits: false })
     }
 
     pub(crate) fn meta(&self) -> &SegmentMeta {
-        &self.meta
+        &self.file.meta
     }
 
     /// Opens the file and compares its footer with what the log says of it.
     pub(crate) fn check(&self) -> Result<(), ReadError> {
         let open = self.open()?;
-        if open.footer.digest != self.meta.digest || open.footer.file_bytes != self.meta.file_bytes
+        if open.footer.digest != self.file.meta.digest
+            || open.footer.file_bytes != self.file.meta.file_bytes
         {
             return Err(self.damaged(Part::Footer, "the log knows another content of this name"));
         }
@@ -95,14 +111,15 @@ impl Segment {
     /// Whether it is worth looking for a key: the meta, the time in its id, and the
     /// filter that fits its shape.
     fn may_hold(&self, key: &Key) -> Result<bool, ReadError> {
-        if *key < self.meta.min || *key > self.meta.max {
+        if *key < self.file.meta.min || *key > self.file.meta.max {
             return Ok(false);
         }
         match key.shape() {
             Shape::Dedup => {
-                let planted = self.files.plant == Some(Plant::DedupFilterOffByOneSegment);
+                let planted = self.file.files.plant == Some(Plant::DedupFilterOffByOneSegment);
                 let ms = key.client_ms() + u64::from(planted);
                 if self
+                    .file
                     .meta
                     .highest_client_ms
                     .is_none_or(|highest| highest < ms)
@@ -131,7 +148,7 @@ impl Segment {
 
     /// Whether the filter of inboxes lets an inbox in.
     pub(crate) fn holds_inbox(&self, inbox: u64) -> Result<bool, ReadError> {
-        if inbox < self.meta.min.inbox || inbox > self.meta.max.inbox {
+        if inbox < self.file.meta.min.inbox || inbox > self.file.meta.max.inbox {
             return Ok(false);
         }
         let open = self.open()?;
@@ -251,7 +268,11 @@ impl Segment {
 
     /// How many postings stand from `from` to `to`, both included.
     pub(crate) fn count(&self, from: &Key, to: &Key) -> Result<u64, ReadError> {
-        if from > to || *to < self.meta.min || *from > self.meta.max || self.meta.postings == 0 {
+        if from > to
+            || *to < self.file.meta.min
+            || *from > self.file.meta.max
+            || self.file.meta.postings == 0
+        {
             return Ok(0);
         }
         if from.inbox == to.inbox && !self.holds_inbox(from.inbox)? {
@@ -349,19 +370,33 @@ impl Segment {
 
     /// The content of a block, verified, from the cache or the map.
     pub(crate) fn block(&self, number: u32, kind: Kind) -> Result<Bytes, ReadError> {
-        let id = (self.id, number);
-        if let Some(content) = self.files.cache.get(id) {
+        let id = (self.file.id, number);
+        if let Some(content) = self.file.files.cache.get(id) {
             return Ok(content);
         }
-        let content = self.open()?.read(number, kind);
+        let open = self.open()?;
+        if !self.waits && !open.is_at_hand(number) {
+            return Err(ReadError::Cold);
+        }
+        let content = open.read(number, kind);
         let content = content.map_err(|reason| self.damaged(Part::Block(number), reason))?;
         let content = Bytes::from(content);
-        self.files.cache.insert(id, &content);
+        self.file.files.cache.insert(id, &content);
         Ok(content)
     }
 
     pub(crate) fn open(&self) -> Result<Arc<Open>, ReadError> {
-        self.files.open(self.id, &self.path, self.meta.name)
+        let Sealed {
+            id,
+            path,
+            meta,
+            files,
+        } = &*self.file;
+        if self.waits {
+            files.open(*id, path, meta.name)
+        } else {
+            files.opened(*id).ok_or(ReadError::Cold)
+        }
     }
 
     /// The block is what was written, but not what a reader of this version expects.
@@ -371,7 +406,7 @@ impl Segment {
 
     fn damaged(&self, part: Part, reason: &'static str) -> ReadError {
         ReadError::Damaged {
-            segment: self.path.clone(),
+            segment: self.file.path.clone(),
             part,
             reason,
         }

@@ -43,6 +43,15 @@ pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// A read of a map that had to wait for the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColdRead {
+    /// The name of the thread that waited.
+    pub thread: String,
+    /// A number of the file.
+    pub file: usize,
+}
+
 #[derive(Default)]
 struct State {
     inodes: Vec<Inode>,
@@ -57,10 +66,13 @@ struct State {
     /// Rises at each restart: handles of an earlier life are dead.
     life: u64,
     capacity: Option<u64>,
+    cold_reads: Vec<ColdRead>,
 }
 
 #[derive(Default, Clone)]
 struct Inode {
+    /// Pages of the maps that are in memory; without, all of them are.
+    warm: Option<BTreeSet<usize>>,
     current: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
@@ -182,6 +194,20 @@ impl SimulatedDisk {
                 .copy_from_slice(with);
         }
         Ok(())
+    }
+
+    /// Nothing that is mapped is in memory any more; what is read comes back, page
+    /// by page.
+    pub fn evict(&self) {
+        for inode in &mut self.lock().inodes {
+            inode.warm = Some(BTreeSet::new());
+        }
+    }
+
+    /// Reads of maps that had to wait for the disk since it began.
+    #[must_use]
+    pub fn cold_reads(&self) -> Vec<ColdRead> {
+        self.lock().cold_reads.clone()
     }
 
     /// The visible bytes of a file.
@@ -580,15 +606,46 @@ struct SimulatedMap {
     len: u64,
 }
 
-impl Map for SimulatedMap {
-    fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
-        let state = self
-            .state
+impl SimulatedMap {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
             .lock()
-            .expect("no call panics while it holds the disk");
+            .expect("no call panics while it holds the disk")
+    }
+}
+
+/// A page of a map.
+const PAGE: usize = 4096;
+
+impl Map for SimulatedMap {
+    fn is_resident(&self, offset: u64, len: u64) -> bool {
+        let state = self.lock();
+        let bytes = &state.inodes[self.inode];
+        let bound = |at: u64| {
+            usize::try_from(at)
+                .unwrap_or(usize::MAX)
+                .min(bytes.current.len())
+        };
+        let (at, end) = (bound(offset), bound(offset.saturating_add(len)));
+        let pages = at / PAGE..end.div_ceil(PAGE);
+        let warm = bytes.warm.as_ref();
+        warm.is_none_or(|warm| at == end || pages.into_iter().all(|page| warm.contains(&page)))
+    }
+
+    fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let mut state = self.lock();
         let Ok(offset) = usize::try_from(offset) else {
             return false;
         };
+        if let Some(warm) = &mut state.inodes[self.inode].warm {
+            let before = warm.len();
+            warm.extend(offset / PAGE..offset.saturating_add(buffer.len()).div_ceil(PAGE));
+            if warm.len() > before {
+                let thread = std::thread::current().name().unwrap_or_default().to_owned();
+                let file = self.inode;
+                state.cold_reads.push(ColdRead { thread, file });
+            }
+        }
         let current = &state.inodes[self.inode].current;
         let Some(end) = offset.checked_add(buffer.len()) else {
             return false;

@@ -7,8 +7,10 @@
 )]
 
 mod bounds;
+mod cold;
 mod damage;
 mod fixture;
 mod model;
+mod pages;
 mod planted;
 mod samples;

@@ -7,12 +7,12 @@ use chat_wire::{
 };
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Pass, proposals::Waiter, shard::Shard};
+use super::{Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, shard::Shard};
 use crate::{
     command,
     delivery::Start,
     message::{Attach, Attached, Resume, Resumed, ToSession},
-    shard::{Answer, inbox::read as inbox},
+    shard::Answer,
     store::ShardStore,
 };
 
@@ -90,12 +90,25 @@ impl<S: ShardStore> Shard<S> {
     }
 
     fn propose_attach(&mut self, pass: &mut Pass<'_>, attach: Attach) {
-        let session = attach.session;
-        let cursor = match inbox::cursor(self.replica.store(), attach.identity.user, attach.device)
-        {
-            Ok(cursor) => cursor.unwrap_or(0),
-            Err(unreadable) => return self.stop(unreadable.to_string()),
+        let (user, device) = (attach.identity.user, attach.device);
+        // An older session of the device that waits for the disk would begin after this
+        // one, and end it.
+        for older in pass.parked.take_attaches(self.id, user, device) {
+            pass.counters.replaced += 1;
+            pass.tell(older, ToSession::Replaced);
+        }
+        let devices = self.settings.as_ref().map_or(0, |set| set.devices);
+        let lookup = Lookup::Device {
+            user,
+            device,
+            devices: devices as usize,
         };
+        self.look_up(pass, lookup, Purpose::Attach(Box::new(attach)));
+    }
+
+    /// The rows of the inbox and its devices are in memory.
+    pub(super) fn admit(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: u64) {
+        let session = attach.session;
         let command = command::Attach {
             app: attach.identity.app.clone(),
             name: attach.identity.name.clone(),
@@ -212,6 +225,7 @@ impl<S: ShardStore> Shard<S> {
     /// The session is over, or follows a group of this shard no more.
     pub(super) fn detach(&mut self, pass: &mut Pass<'_>, session: SessionId) {
         self.attaching.gone(session);
+        pass.parked.forget(self.id, session);
         self.unfollow_all(session);
         if let Some(slot) = self.delivery.detach(session) {
             self.went(pass, session, &slot);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// When to try again what a shard cannot do yet.
-const RETRY_MS: u32 = 200;
+pub(super) const RETRY_MS: u32 = 200;
 
 impl<S: ShardStore> Shard<S> {
     pub(super) fn request(&mut self, pass: &mut Pass<'_>, request: Request) {
@@ -51,7 +51,7 @@ impl<S: ShardStore> Shard<S> {
                 group,
                 read,
             } => match self.may_read() {
-                Ok(()) => self.read_group(pass, origin, (user, &app), group, read),
+                Ok(()) => self.read_group(pass, origin, (user, app), group, read),
                 Err(refusal) => refuse(pass, origin, refusal),
             },
             Request::PresenceSubscribe {

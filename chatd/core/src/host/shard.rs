@@ -159,7 +159,7 @@ impl<S: ShardStore> Shard<S> {
             self.on_time(pass)?;
             self.propose(pass);
             self.take_ready(pass)?;
-            self.send_pages(pass)?;
+            self.send_pages(pass);
             self.send_outboxes(pass)?;
         }
         let proposable = self.proposals.queued() > 0 && self.proposals.can_propose();
@@ -218,14 +218,16 @@ impl<S: ShardStore> Shard<S> {
     }
 
     /// Pages for sessions behind the head, and receipts behind their versions.
-    fn send_pages(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
+    fn send_pages(&mut self, pass: &mut Pass<'_>) {
         for _ in 0..PAGES_A_PASS {
             let Some((session, wanted)) = self.delivery.next_wanted(pass.now.mono_ms) else {
                 break;
             };
-            self.page(session, wanted)?;
+            self.page(pass, session, wanted);
+            if self.stopped.is_some() {
+                break;
+            }
         }
-        Ok(())
     }
 
     /// What is due by the clock.
@@ -305,6 +307,7 @@ impl<S: ShardStore> Shard<S> {
         for waiter in self.proposals.take_all() {
             refuse(pass, waiter, refusal.clone());
         }
+        self.end_reads(pass, &refusal);
         let attached: Vec<_> = self
             .delivery
             .sessions()

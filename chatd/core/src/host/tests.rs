@@ -1,6 +1,7 @@
 //! Hosts and sessions together, on virtual time.
 
 mod bounds;
+mod cold;
 mod delivery;
 mod everything;
 mod groups;

@@ -15,7 +15,7 @@ use crate::{
         inbox::read::{event, read_head},
         keys::{self, Conversation, Head, Mark},
     },
-    store::{GroupHead, Key, ShardStore, Unreadable},
+    store::{GroupHead, Key, ReadRows, Unreadable},
 };
 
 /// A page of an inbox's conversations: at most `limit`, and `byte_budget` encoded bytes
@@ -24,7 +24,7 @@ use crate::{
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn conversations(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     cursor: &Bytes,
     limit: usize,
@@ -65,7 +65,7 @@ pub fn conversations(
 }
 
 fn conversation(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     head: &Head,
     group: GroupHead,
@@ -104,7 +104,7 @@ fn conversation(
     })
 }
 
-fn mark(store: &impl ShardStore, key: Key) -> Result<Mark, Unreadable> {
+fn mark(store: &impl ReadRows, key: Key) -> Result<Mark, Unreadable> {
     Ok(store
         .get(&key)?
         .map(|row| keys::decode(&key, &row))
@@ -113,7 +113,7 @@ fn mark(store: &impl ShardStore, key: Key) -> Result<Mark, Unreadable> {
 }
 
 fn last_event(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     inbox: InboxKey,
     conversation: ConversationId,
     msg_id: MsgId,
@@ -134,7 +134,7 @@ fn last_event(
 /// The peer's name stands in what the peer said, or in the row that the first own
 /// message left; a group's in the row that every joining and renaming writes.
 fn name(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     conversation: ConversationId,
     last: Option<&Event>,

@@ -22,7 +22,7 @@ use crate::{
         keys::{self, Device, Head, Mark, MarkOf, MemberMark},
         step::{Changes, Shard, Stepped},
     },
-    store::{Direction, Range, ShardStore, Unreadable},
+    store::{Direction, Range, ReadRows, ShardStore, Unreadable},
 };
 
 /// Marks and heads that a command has touched; written once, at its end.
@@ -389,7 +389,7 @@ pub fn pending(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn receipts_since(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     version: u64,
     limit: usize,

@@ -13,11 +13,18 @@ use raft::{
     GetEntriesContext, RaftState, StorageError,
     eraftpb::{ConfState, Entry, EntryType, Snapshot},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use super::{
     Direction, GroupHead, HardState, Key, LogEntry, Range, Row, ShardStore, Unreadable, Write,
 };
+
+mod at_hand;
+
+pub use at_hand::MemoryAtHand;
 
 /// Frozen parts that wait to become segments at most; a third flush waits.
 pub const MAX_FROZEN: usize = 2;
@@ -37,6 +44,8 @@ pub struct MemoryStore {
     flushed: u64,
     unflushed_bytes: u64,
     unreadable: Option<Key>,
+    /// Inboxes of which nothing is in memory until a read has waited for it.
+    cold: RefCell<BTreeSet<InboxKey>>,
 }
 
 impl MemoryStore {
@@ -56,6 +65,7 @@ impl MemoryStore {
             flushed: 0,
             unflushed_bytes: 0,
             unreadable: None,
+            cold: RefCell::default(),
         }
     }
 
@@ -99,6 +109,17 @@ impl MemoryStore {
         self.unreadable = key;
     }
 
+    /// The pages of an inbox leave memory: a read of it waits, and brings them back.
+    pub fn cool(&self, inbox: InboxKey) {
+        self.cold.borrow_mut().insert(inbox);
+    }
+
+    /// Whether a read of an inbox would have to wait.
+    #[must_use]
+    pub fn is_cold(&self, inbox: InboxKey) -> bool {
+        self.cold.borrow().contains(&inbox)
+    }
+
     /// All rows, in order.
     pub fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
         self.rows.iter()
@@ -128,6 +149,7 @@ impl MemoryStore {
     }
 
     fn readable(&self, from: &Key, to: &Key) -> Result<(), Unreadable> {
+        self.cold.borrow_mut().remove(&from.inbox);
         match &self.unreadable {
             Some(key) if from <= key && key <= to => Err(Unreadable(format!("row {key:?}"))),
             _ => Ok(()),
@@ -140,6 +162,12 @@ impl MemoryStore {
 }
 
 impl ShardStore for MemoryStore {
+    type AtHand<'a> = MemoryAtHand<'a>;
+
+    fn at_hand(&self) -> MemoryAtHand<'_> {
+        MemoryAtHand::new(self)
+    }
+
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
         self.readable(key, key)?;
         Ok(self.rows.get(key).cloned())

@@ -12,14 +12,14 @@ use prost::Message as _;
 
 use crate::{
     shard::keys::{self, Group, GroupHead, Member, MemberMark},
-    store::{Key, ShardStore, Unreadable},
+    store::{Key, ReadRows, Unreadable},
 };
 
 /// What a read at a group's home gives: an answer, or the refusal of one.
 pub type Answer<T> = Result<Result<T, Refusal>, Unreadable>;
 
 fn read<M: prost::Message + Default>(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     key: Key,
 ) -> Result<Option<M>, Unreadable> {
     store
@@ -29,7 +29,7 @@ fn read<M: prost::Message + Default>(
 }
 
 fn as_member(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     group: GroupId,
     user: UserId,
     app: &str,
@@ -52,7 +52,7 @@ fn as_member(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn group_state(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     group: GroupId,
     user: UserId,
     app: &str,
@@ -79,7 +79,7 @@ pub fn group_state(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn members(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     group: GroupId,
     (user, app): (UserId, &str),
     cursor: &Bytes,
@@ -118,7 +118,7 @@ pub fn members(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn member_marks(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     group: GroupId,
     (user, app): (UserId, &str),
     cursor: &Bytes,
@@ -147,7 +147,7 @@ pub fn member_marks(
 
 // One more than `limit`, which says whether there are more.
 fn page(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     group: GroupId,
     (user, app): (UserId, &str),
     cursor: &Bytes,
@@ -179,11 +179,7 @@ fn page(
 ///
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
-pub fn is_member(
-    store: &impl ShardStore,
-    group: GroupId,
-    user: UserId,
-) -> Result<bool, Unreadable> {
+pub fn is_member(store: &impl ReadRows, group: GroupId, user: UserId) -> Result<bool, Unreadable> {
     Ok(store.get(&keys::member(group, user.key()))?.is_some())
 }
 
@@ -191,7 +187,7 @@ pub fn is_member(
 ///
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
-pub fn member_shards(store: &impl ShardStore, group: GroupId) -> Result<Vec<ShardId>, Unreadable> {
+pub fn member_shards(store: &impl ReadRows, group: GroupId) -> Result<Vec<ShardId>, Unreadable> {
     let row: Group = read(store, keys::group(group))?.unwrap_or_default();
     let mut shard = 0_u32;
     Ok(row

@@ -9,7 +9,7 @@ use chat_wire::{
 use crate::{
     message::HistoryFrom,
     shard::keys::{self, Device, Head},
-    store::{Direction, Key, Range, Row, ShardStore, Unreadable},
+    store::{Direction, Key, Range, ReadRows, Row, Unreadable},
 };
 
 /// Rows read from the store at once, so that a budget of bytes is not overshot by
@@ -22,14 +22,14 @@ const MAX_MASKED_PAGES: usize = 16;
 ///
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
-pub fn head(store: &impl ShardStore, user: UserId) -> Result<Option<Head>, Unreadable> {
+pub fn head(store: &impl ReadRows, user: UserId) -> Result<Option<Head>, Unreadable> {
     if store.get(&keys::profile(user.key()))?.is_none() {
         return Ok(None);
     }
     read_head(store, user.key()).map(Some)
 }
 
-pub(crate) fn read_head(store: &impl ShardStore, inbox: InboxKey) -> Result<Head, Unreadable> {
+pub(crate) fn read_head(store: &impl ReadRows, inbox: InboxKey) -> Result<Head, Unreadable> {
     let key = keys::head(inbox);
     match store.get(&key)? {
         Some(row) => keys::decode(&key, &row),
@@ -42,7 +42,7 @@ pub(crate) fn read_head(store: &impl ShardStore, inbox: InboxKey) -> Result<Head
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn cursor(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     device: DeviceId,
 ) -> Result<Option<u64>, Unreadable> {
@@ -59,7 +59,7 @@ pub fn cursor(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified, or one is missing in between.
 pub fn events(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     after_seq: u64,
     limit: usize,
@@ -134,7 +134,7 @@ pub struct History {
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn history(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     conversation: ConversationId,
     from: HistoryFrom,
@@ -187,7 +187,7 @@ pub fn history(
 
 /// Postings of both kinds, merged.
 fn postings(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     inbox: InboxKey,
     conversation: ConversationId,
     from: HistoryFrom,
@@ -232,7 +232,7 @@ fn postings(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn last_incoming(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     user: UserId,
     conversation: ConversationId,
 ) -> Result<MsgId, Unreadable> {
@@ -248,7 +248,7 @@ pub fn last_incoming(
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
 pub fn has_written(
-    store: &impl ShardStore,
+    store: &impl ReadRows,
     owner: UserId,
     writer: UserId,
 ) -> Result<bool, Unreadable> {
