@@ -297,6 +297,8 @@ pub struct Host<S: ShardStore> {
     dirty: BTreeSet<ShardId>,
     effects: Vec<Effect>,
     counters: Counters,
+    /// Shards that are here and cannot be stepped, and why.
+    down: BTreeMap<ShardId, String>,
     disk_full: bool,
     now: Now,
     next_tick_ms: u64,
@@ -312,6 +314,7 @@ impl<S: ShardStore> Host<S> {
             dirty: BTreeSet::new(),
             effects: Vec::new(),
             counters: Counters::default(),
+            down: BTreeMap::new(),
             disk_full: false,
             now: Now::default(),
             next_tick_ms: 0,
@@ -343,6 +346,12 @@ impl<S: ShardStore> Host<S> {
         Ok(())
     }
 
+    /// A shard of this host cannot be stepped until an operator acts: who asks it for
+    /// something is told why.
+    pub fn set_down(&mut self, shard: ShardId, reason: String) {
+        self.down.insert(shard, reason);
+    }
+
     /// Takes one thing that happened. Effects come with the next [`Host::poll`].
     pub fn step(&mut self, now: Now, event: Event) {
         self.now = now;
@@ -354,7 +363,7 @@ impl<S: ShardStore> Host<S> {
             | Event::FlushWanted { shard } => *shard,
             Event::DiskFull(full) => {
                 self.disk_full = *full;
-                return;
+                return self.refuse_waiting();
             }
             Event::Tick => return,
         };
@@ -368,7 +377,8 @@ impl<S: ShardStore> Host<S> {
         };
         let Some(shard) = self.shards.get_mut(&id) else {
             if let Event::Session(to) = event {
-                requests::refuse_unknown_shard(&mut pass, to);
+                let down = self.down.get(&id).map(String::as_str);
+                requests::refuse_unknown_shard(&mut pass, to, down);
             }
             return;
         };
@@ -380,6 +390,24 @@ impl<S: ShardStore> Host<S> {
             Event::Flushed { .. } => shard.flush.finished(),
             Event::FlushWanted { .. } => shard.flush.want(),
             Event::DiskFull(_) | Event::Tick => {}
+        }
+    }
+
+    /// While the disk is full nobody waits for what may be written much later.
+    fn refuse_waiting(&mut self) {
+        if !self.disk_full {
+            return;
+        }
+        let mut pass = Pass {
+            settings: &self.settings,
+            now: self.now,
+            disk_full: true,
+            apply_bytes: 0,
+            counters: &mut self.counters,
+            effects: &mut self.effects,
+        };
+        for shard in self.shards.values_mut() {
+            shard.refuse_waiting(&mut pass);
         }
     }
 

@@ -7,12 +7,12 @@ use chat_wire::{
 };
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Pass, proposals::Waiter, shard::Shard};
+use super::{Pass, proposals::Waiter, requests::disk_full, shard::Shard};
 use crate::{
-    command,
+    command::{self, Command},
     delivery::Start,
     message::{Attach, Attached, Resume, Resumed, ToSession},
-    shard::{Answer, inbox::read as inbox},
+    shard::{Answer, Context, entry::Entry, inbox::read as inbox},
     store::ShardStore,
 };
 
@@ -67,10 +67,8 @@ impl<S: ShardStore> Shard<S> {
             );
             return pass.tell(session, ToSession::Close(refusal));
         }
-        if pass.disk_full {
-            let full = "the server's disk is full: connect again later";
-            let refusal = Refusal::new(Code::DiskFull, full);
-            return pass.tell(session, ToSession::Close(refusal));
+        if self.serves() {
+            return self.attach_to_read(pass, attach);
         }
         if self.attaching.waiting.len() >= MAX_WAITING {
             let many = "the shard is not ready, and too many wait for it: connect again";
@@ -91,19 +89,10 @@ impl<S: ShardStore> Shard<S> {
 
     fn propose_attach(&mut self, pass: &mut Pass<'_>, attach: Attach) {
         let session = attach.session;
-        let cursor = match inbox::cursor(self.replica.store(), attach.identity.user, attach.device)
-        {
-            Ok(cursor) => cursor.unwrap_or(0),
-            Err(unreadable) => return self.stop(unreadable.to_string()),
+        let Some(cursor) = self.cursor_before(&attach) else {
+            return;
         };
-        let command = command::Attach {
-            app: attach.identity.app.clone(),
-            name: attach.identity.name.clone(),
-            user: attach.identity.user.0,
-            device: attach.device.0,
-            resume_seq: attach.resume.map(|resume| resume.inbox_seq),
-            generation: attach.resume.map_or(0, |resume| resume.generation),
-        };
+        let command = command_of(&attach);
         let waiter = Waiter::Attach(Box::new(WaitingAttach { attach, cursor }));
         if self.proposals.push(command, Bytes::new(), waiter).is_ok() {
             self.attaching.proposed.insert(session);
@@ -111,6 +100,50 @@ impl<S: ShardStore> Shard<S> {
             let full = "the shard's queue is full: connect again";
             let refusal = Refusal::new(Code::Overloaded, full);
             pass.tell(session, ToSession::Close(refusal));
+        }
+    }
+
+    /// The disk is full, and nothing can be written: a device that is known begins a
+    /// session that reads. Its command is run and dropped, so the log does not learn that
+    /// it was here; what it acknowledges waits for room.
+    fn attach_to_read(&mut self, pass: &mut Pass<'_>, attach: Attach) {
+        let session = attach.session;
+        let Some(cursor) = self.cursor_before(&attach) else {
+            return;
+        };
+        let context = Context {
+            shard: self.id,
+            position: self.applied,
+            ts_ms: pass.now.unix_ms,
+            epoch: pass.settings.map.epoch,
+            body_offset: 0,
+            body: &Bytes::new(),
+        };
+        let command = Command::Attach(command_of(&attach));
+        let answer = Entry::new(self.replica.store(), &mut self.cache, Bytes::new())
+            .run(&context, &command)
+            .map(|effects| effects.answer);
+        match answer {
+            Ok(Some(answer @ Answer::Attached { known: true, .. })) => {
+                self.attaching.proposed.insert(session);
+                self.attached(pass, &WaitingAttach { attach, cursor }, &answer);
+            }
+            Ok(Some(Answer::Refused(refusal))) => {
+                pass.tell(session, ToSession::Close(refusal));
+            }
+            Ok(_) => pass.tell(session, ToSession::Close(disk_full())),
+            Err(unreadable) => self.stop(unreadable.to_string()),
+        }
+    }
+
+    /// What the device had acknowledged. `None` if that cannot be read: the shard stops.
+    fn cursor_before(&mut self, attach: &Attach) -> Option<u64> {
+        match inbox::cursor(self.replica.store(), attach.identity.user, attach.device) {
+            Ok(cursor) => Some(cursor.unwrap_or(0)),
+            Err(unreadable) => {
+                self.stop(unreadable.to_string());
+                None
+            }
         }
     }
 
@@ -216,6 +249,17 @@ impl<S: ShardStore> Shard<S> {
         if let Some(slot) = self.delivery.detach(session) {
             self.went(pass, session, &slot);
         }
+    }
+}
+
+fn command_of(attach: &Attach) -> command::Attach {
+    command::Attach {
+        app: attach.identity.app.clone(),
+        name: attach.identity.name.clone(),
+        user: attach.identity.user.0,
+        device: attach.device.0,
+        resume_seq: attach.resume.map(|resume| resume.inbox_seq),
+        generation: attach.resume.map_or(0, |resume| resume.generation),
     }
 }
 
