@@ -34,9 +34,18 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// Runs `chatd` until it ends; (exit code, what it said).
+/// Runs `chatd` until it ends; (exit code, what it said). One that does not is killed:
+/// then there is no exit code.
 pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = command().args(arguments).output().unwrap();
+    let mut child = command().args(arguments).spawn().unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        std::thread::yield_now();
+    }
+    let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (
         output.status.code(),
