@@ -74,6 +74,7 @@ pub(crate) struct Link {
     /// Bulk answers of QUIC come on streams of their own.
     quic: Option<quinn::Connection>,
     events_since_credit: u32,
+    received: u64,
 }
 
 /// What a frame is, without decoding it.
@@ -147,7 +148,14 @@ impl Link {
             output: BytesMut::new(),
             quic,
             events_since_credit: 0,
+            received: 0,
         }
+    }
+
+    /// Bytes that came, the upgrade's answer included; below TLS and QUIC they are more.
+    #[must_use]
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Puts a frame into the buffer of the next [`Link::flush`].
@@ -247,9 +255,11 @@ impl Link {
                 return Ok(frame);
             }
             self.input.reserve(16 * 1024);
-            if self.reader.read_buf(&mut self.input).await? == 0 {
+            let read = self.reader.read_buf(&mut self.input).await?;
+            if read == 0 {
                 bail!("the server closed the connection");
             }
+            self.received += read as u64;
         }
     }
 
@@ -293,7 +303,11 @@ impl Link {
         loop {
             let bytes = tokio::select! {
                 bytes = self.frame() => bytes?,
-                bulk = bulk(quic.as_ref()) => bulk?,
+                bulk = bulk(quic.as_ref()) => {
+                    let bulk = bulk?;
+                    self.received += bulk.len() as u64 + 4;
+                    bulk
+                }
             };
             let frame = Frame::decode(bytes)?;
             if frame.req == req {
@@ -343,10 +357,11 @@ where
             String::from_utf8_lossy(&head)
         );
     }
+    let received = head.len() as u64;
     head.advance(end);
     let (reader, writer) = tokio::io::split(stream);
     let mut link = Link::new(Box::new(reader), Box::new(writer), true, None);
-    link.input = head;
+    (link.input, link.received) = (head, received);
     Ok(link)
 }
 

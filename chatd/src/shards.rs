@@ -20,7 +20,7 @@ use std::{
 };
 
 use chat_core::{
-    host::{Counters, Host, HostSettings},
+    host::{Counters, Event, Host, HostSettings},
     message::{ShardMessage, ToShard},
     placement::map::{SYSTEM, ShardMap},
 };
@@ -30,6 +30,7 @@ use logstore::{engine, segment::SegmentOptions, shard::ShardError, storage::Stor
 use tokio::sync::Notify;
 
 use crate::{
+    clock,
     edge::{connection::Hosts, outbound::Sessions},
     metrics::{self, Metrics},
 };
@@ -152,6 +153,13 @@ impl Shared {
             .inc();
     }
 
+    fn down(&self) -> Vec<DownShard> {
+        self.down
+            .lock()
+            .expect("nothing panics while it holds this")
+            .clone()
+    }
+
     fn shard_stopped(&self, shard: ShardId, reason: String) {
         tracing::error!(shard = shard.0, reason, "a shard has stopped");
         let mut down = self
@@ -209,13 +217,15 @@ impl Shards {
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Join), StartError> {
         let Opened {
-            log,
+            mut log,
             map,
             shards,
             stuck,
             down,
             losses,
         } = opening::open(&config)?;
+        // Known before anybody asks: a node also starts on a full disk, to be read.
+        let disk_full = !log.check_space().map_or(true, |space| space.accepting);
         let trace = open_trace(config.trace_log_writes.as_deref())?;
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
             .map(|_| bounded(QUEUE_EVENTS))
@@ -224,7 +234,7 @@ impl Shards {
             sessions,
             metrics,
             queues,
-            disk_full: AtomicBool::new(false),
+            disk_full: AtomicBool::new(disk_full),
             failed: AtomicBool::new(false),
             failure: OnceLock::new(),
             failure_told: Notify::new(),
@@ -266,6 +276,7 @@ impl Shards {
         for thread in &mut threads {
             thread.renewals = losses.parts(thread.replicas.keys().copied());
         }
+        tell_at_start(&mut threads, &shared, disk_full);
 
         let log_thread = LogThread {
             log,
@@ -275,6 +286,7 @@ impl Shards {
             stuck,
             trace,
             held: Round::default(),
+            no_file_before: None,
             unproven: false,
         };
         let log_thread = spawn("log", move || log_thread.run())?;
@@ -360,12 +372,7 @@ impl Shards {
             let asked = queue.try_send(ToThread::Status(answer)).is_ok();
             threads.push(status.recv_timeout(ANSWER_TIMEOUT).ok().filter(|_| asked));
         }
-        let down = self
-            .shared
-            .down
-            .lock()
-            .expect("nothing panics while it holds this")
-            .clone();
+        let down = self.shared.down();
         let status = NodeStatus::new(
             self.node,
             &self.map,
@@ -427,6 +434,19 @@ impl Join {
         drop(self.log);
         join(self.log_thread);
         join(self.pool_thread);
+    }
+}
+
+/// What the hosts know before anybody asks them for something.
+fn tell_at_start(threads: &mut [Thread], shared: &Shared, disk_full: bool) {
+    for DownShard { shard, reason } in shared.down() {
+        let shard = ShardId(shard);
+        let thread = shared.thread_of(shard);
+        threads[thread].host.set_down(shard, reason);
+    }
+    for thread in threads {
+        let full = Event::DiskFull(disk_full);
+        thread.host.step(clock::now(), full);
     }
 }
 

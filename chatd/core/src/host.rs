@@ -328,6 +328,8 @@ pub struct Host<S: ShardStore> {
     effects: Vec<Effect>,
     parked: Parked,
     counters: Counters,
+    /// Shards that are here and cannot be stepped, and why.
+    down: BTreeMap<ShardId, String>,
     disk_full: bool,
     now: Now,
     next_tick_ms: u64,
@@ -344,6 +346,7 @@ impl<S: ShardStore> Host<S> {
             effects: Vec::new(),
             parked: Parked::default(),
             counters: Counters::default(),
+            down: BTreeMap::new(),
             disk_full: false,
             now: Now::default(),
             next_tick_ms: 0,
@@ -375,6 +378,12 @@ impl<S: ShardStore> Host<S> {
         Ok(())
     }
 
+    /// A shard of this host cannot be stepped until an operator acts: who asks it for
+    /// something is told why.
+    pub fn set_down(&mut self, shard: ShardId, reason: String) {
+        self.down.insert(shard, reason);
+    }
+
     /// Takes one thing that happened. Effects come with the next [`Host::poll`].
     pub fn step(&mut self, now: Now, event: Event) {
         self.now = now;
@@ -387,7 +396,7 @@ impl<S: ShardStore> Host<S> {
             | Event::FlushWanted { shard } => *shard,
             Event::DiskFull(full) => {
                 self.disk_full = *full;
-                return;
+                return self.refuse_waiting();
             }
             Event::Tick => return,
         };
@@ -402,7 +411,8 @@ impl<S: ShardStore> Host<S> {
         };
         let Some(shard) = self.shards.get_mut(&id) else {
             if let Event::Session(to) = event {
-                requests::refuse_unknown_shard(&mut pass, to);
+                let down = self.down.get(&id).map(String::as_str);
+                requests::refuse_unknown_shard(&mut pass, to, down);
             }
             return;
         };
@@ -419,6 +429,25 @@ impl<S: ShardStore> Host<S> {
                 }
             }
             Event::DiskFull(_) | Event::Tick => {}
+        }
+    }
+
+    /// While the disk is full nobody waits for what may be written much later.
+    fn refuse_waiting(&mut self) {
+        if !self.disk_full {
+            return;
+        }
+        let mut pass = Pass {
+            settings: &self.settings,
+            now: self.now,
+            disk_full: true,
+            apply_bytes: 0,
+            parked: &mut self.parked,
+            counters: &mut self.counters,
+            effects: &mut self.effects,
+        };
+        for shard in self.shards.values_mut() {
+            shard.refuse_waiting(&mut pass);
         }
     }
 

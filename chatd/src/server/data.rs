@@ -42,6 +42,14 @@ pub enum DataError {
         /// Why.
         error: io::Error,
     },
+    /// There is no room for the few files that a node needs besides its log.
+    #[error(
+        "the disk of the data directory {path} is full: free space, or choose another with --data"
+    )]
+    DiskFull {
+        /// Which.
+        path: String,
+    },
     /// The node's number cannot be read.
     #[error(
         "{path} does not hold a node's number: restore it from a copy, or remove it to let the node draw a new one"
@@ -50,6 +58,16 @@ pub enum DataError {
         /// Which file.
         path: String,
     },
+}
+
+impl DataError {
+    fn write(path: &Path, error: io::Error) -> Self {
+        let path = path.display().to_string();
+        match error.kind() {
+            io::ErrorKind::StorageFull => Self::DiskFull { path },
+            _ => Self::NotWritable { path, error },
+        }
+    }
 }
 
 /// A data directory that is ours until this is dropped.
@@ -68,10 +86,7 @@ impl Data {
     /// # Errors
     /// [`DataError`].
     pub fn open(path: &Path, draw: impl FnOnce() -> u64) -> Result<Self, DataError> {
-        let failed = |error| DataError::NotWritable {
-            path: path.display().to_string(),
-            error,
-        };
+        let failed = |error| DataError::write(path, error);
         fs::create_dir_all(path).map_err(failed)?;
         let mut lock = OpenOptions::new()
             .read(true)
@@ -92,11 +107,16 @@ impl Data {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // Only for people who wonder who it is.
-        lock.set_len(0)
+        // Only for people who wonder who it is: a full disk has no room for it, and a node
+        // that serves reads does not need it.
+        let noted = lock
+            .set_len(0)
             .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(failed)?;
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        match noted {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            noted => noted.map_err(failed)?,
+        }
         let node = identity(path, draw)?;
         Ok(Self {
             path: path.into(),
@@ -115,7 +135,7 @@ impl Data {
     /// ones are drawn: all that hangs on them is that clients notice a restart at once.
     ///
     /// # Errors
-    /// [`DataError::NotWritable`].
+    /// [`DataError::NotWritable`] or [`DataError::DiskFull`].
     pub fn secret(&self) -> Result<[u8; 32], DataError> {
         let path = self.path.join(SECRET);
         if let Ok(bytes) = fs::read(&path)
@@ -137,20 +157,14 @@ impl Data {
             fs::rename(&new, &path)?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(|error| DataError::NotWritable {
-            path: self.path.display().to_string(),
-            error,
-        })?;
+        write().map_err(|error| DataError::write(&self.path, error))?;
         Ok(secret)
     }
 }
 
 fn identity(folder: &Path, draw: impl FnOnce() -> u64) -> Result<NodeId, DataError> {
     let path = folder.join(NODE);
-    let failed = |error| DataError::NotWritable {
-        path: folder.display().to_string(),
-        error,
-    };
+    let failed = |error| DataError::write(folder, error);
     match fs::read_to_string(&path) {
         Ok(text) => u64::from_str_radix(text.trim(), 16)
             .ok()

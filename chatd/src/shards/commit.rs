@@ -64,6 +64,8 @@ pub(super) struct Commit {
     pub(super) thread: usize,
     pub(super) appends: Vec<Append>,
     pub(super) readies: Vec<(ShardId, u64)>,
+    /// Nothing but what leaders begin with, which is taken on a full disk, too.
+    pub(super) begins: bool,
 }
 
 /// Owns the log.
@@ -78,6 +80,8 @@ pub(super) struct LogThread {
     pub(super) trace: Option<BufWriter<File>>,
     /// What found no room. Shard threads bound what they have under way.
     pub(super) held: Round,
+    /// A log file could not be prepared: none is tried before.
+    pub(super) no_file_before: Option<Instant>,
     pub(super) unproven: bool,
 }
 
@@ -90,6 +94,12 @@ pub(super) struct Round {
 }
 
 impl Round {
+    /// Something of one of these shards is in it.
+    fn has(&self, shards: &[(ShardId, u64)]) -> bool {
+        let mut readies = self.persisted.iter().flat_map(|(_, readies)| readies);
+        readies.any(|(shard, _)| shards.iter().any(|(other, _)| other == shard))
+    }
+
     fn is_empty(&self) -> bool {
         self.appends.is_empty() && self.persisted.is_empty() && self.flushed.is_empty()
     }
@@ -140,8 +150,15 @@ impl LogThread {
     fn take(&mut self, to: ToLog, entries: &mut Round, control: &mut Round) -> bool {
         match to {
             ToLog::Commit(mut commit) => {
-                entries.appends.append(&mut commit.appends);
-                entries.persisted.push((commit.thread, commit.readies));
+                // Never before what the same shard wanted durable earlier.
+                let first = !entries.has(&commit.readies) && !self.held.has(&commit.readies);
+                let round = if commit.begins && first {
+                    control
+                } else {
+                    entries
+                };
+                round.appends.append(&mut commit.appends);
+                round.persisted.push((commit.thread, commit.readies));
             }
             ToLog::Segments {
                 thread,
@@ -173,8 +190,12 @@ impl LogThread {
                 Err(error) => tracing::error!(%error, "ballast cannot be given up"),
             },
             ToLog::Prepared(result) => {
+                let before = self.no_file_before.take();
                 if let Err(error) = &result {
-                    tracing::warn!(%error, "a log file cannot be prepared");
+                    self.no_file_before = Some(Instant::now() + HOUSEKEEPING);
+                    if before.is_none() {
+                        tracing::warn!(%error, "a log file cannot be prepared; tried again until it can");
+                    }
                 }
                 self.log.prepared(result);
             }
@@ -192,6 +213,7 @@ impl LogThread {
             all.appends.append(&mut control.appends);
             match self.commit(&all.appends) {
                 Ok(()) => {
+                    all.persisted.append(&mut control.persisted);
                     all.flushed = control.flushed;
                     self.tell(all);
                 }
@@ -216,7 +238,11 @@ impl LogThread {
         if frees_room {
             self.log.reclaim()?;
         }
-        if let Some(job) = self.log.prepare_pool_file()
+        let may_try = self
+            .no_file_before
+            .is_none_or(|before| Instant::now() >= before);
+        if may_try
+            && let Some(job) = self.log.prepare_pool_file()
             && self.pool.send(job).is_err()
         {
             tracing::debug!("the pool thread has ended: the node is stopping");

@@ -229,6 +229,11 @@ impl Thread {
             thread: self.index,
             ..Commit::default()
         };
+        let mut begins = Commit {
+            thread: self.index,
+            begins: true,
+            ..Commit::default()
+        };
         for effect in effects.drain(..) {
             match effect {
                 Effect::Persist {
@@ -238,7 +243,10 @@ impl Thread {
                     hard_state,
                     ..
                 } => {
-                    self.collect(&mut commit, shard, ready, entries, hard_state);
+                    let only =
+                        !entries.is_empty() && entries.iter().all(|entry| entry.payload.is_empty());
+                    let to = if only { &mut begins } else { &mut commit };
+                    self.collect(to, shard, ready, entries, hard_state);
                 }
                 Effect::ToSession { session, message } => {
                     // A session that is gone needs nothing any more.
@@ -255,9 +263,11 @@ impl Thread {
             }
         }
         self.effects = effects;
-        if !commit.readies.is_empty() {
-            self.commits_in_flight += 1;
-            self.send_to_log(ToLog::Commit(commit));
+        for commit in [begins, commit] {
+            if !commit.readies.is_empty() {
+                self.commits_in_flight += 1;
+                self.send_to_log(ToLog::Commit(commit));
+            }
         }
         self.count();
     }

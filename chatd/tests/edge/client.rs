@@ -72,6 +72,38 @@ impl Client {
         client
     }
 
+    /// A session of `dev:<name>` that asks for its whole inbox.
+    pub(crate) async fn resume(node: &Node, name: &str) -> Self {
+        let mut client = Self::connect(node, Encoding::Proto, false).await;
+        client.send(&resume(name)).await;
+        client.welcome().await;
+        client
+    }
+
+    /// What was answered to a request.
+    pub(crate) async fn answer(&mut self, req: u32) -> Body {
+        loop {
+            let frame = self.next().await.expect("a frame and not the end");
+            if frame.req == req {
+                return frame.body.unwrap();
+            }
+        }
+    }
+
+    /// Reads events until there are so many texts, for which it grants credits.
+    pub(crate) async fn texts(&mut self, count: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        let credit = frame::Credit {
+            lane: frame::Lane::Events.into(),
+            n: u32::try_from(count).unwrap(),
+        };
+        self.send(&Body::Credit(credit).into()).await;
+        while all.len() < count {
+            all.append(&mut self.until(texts).await);
+        }
+        all
+    }
+
     pub(crate) async fn send(&mut self, frame: &Frame) {
         let bytes = codec::encode(self.encoding, frame);
         let message = match self.encoding {
@@ -188,6 +220,15 @@ pub(crate) fn hello(token: &str) -> Frame {
         ..frame::Hello::default()
     };
     Frame::new(1, Body::Hello(hello))
+}
+
+/// HELLO of a device that asks for everything.
+pub(crate) fn resume(name: &str) -> Frame {
+    let mut greeting = hello(&format!("dev:{name}"));
+    if let Some(Body::Hello(hello)) = &mut greeting.body {
+        hello.resume = Some(frame::Resume::default());
+    }
+    greeting
 }
 
 pub(crate) fn text(req: u32, to: &str, text: &str) -> Frame {

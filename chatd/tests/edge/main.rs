@@ -6,8 +6,12 @@
 mod admin;
 mod bounds;
 mod client;
+mod full_disk;
+mod newer;
 mod node;
 mod quic;
+mod requests;
 mod start;
+mod stopped;
 mod tokens;
 mod websocket;

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -12,6 +12,17 @@ use tempfile::TempDir;
 
 /// Nothing here takes longer unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Small files: a test's disk is not a node's. Ports are those that are free.
+pub(crate) const SETTINGS: [&str; 7] = [
+    "log.file_bytes=4194304",
+    "log.budget_bytes=33554432",
+    "cluster.shards=4",
+    "log.stop_free_bytes=0",
+    "log.resume_free_bytes=0",
+    "listen=127.0.0.1:0",
+    "admin.listen=127.0.0.1:0",
+];
 
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
@@ -23,14 +34,34 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// Runs `chatd` until it ends; (exit code, what it said).
+/// Runs `chatd` until it ends; (exit code, what it said). One that does not is killed:
+/// then there is no exit code.
 pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = command().args(arguments).output().unwrap();
+    let mut child = command().args(arguments).spawn().unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        std::thread::yield_now();
+    }
+    let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (
         output.status.code(),
         String::from_utf8_lossy(&said).into_owned(),
     )
+}
+
+/// Runs a `chatd` with `--dev` and the settings of [`Node`] on this data directory, which
+/// it is expected to refuse.
+pub(crate) fn run_on(data: &Path, settings: &[&str]) -> (Option<i32>, String) {
+    let data = data.display().to_string();
+    let mut arguments = vec!["--dev", "--data", &data];
+    for setting in SETTINGS.iter().chain(settings) {
+        arguments.extend(["--set", setting]);
+    }
+    run(&arguments)
 }
 
 pub(crate) struct Node {
@@ -60,15 +91,7 @@ impl Node {
     pub(crate) fn spawn(folder: TempDir, settings: &[&str]) -> Self {
         let mut command = command();
         command.arg("--data").arg(folder.path().join("data"));
-        // Small files: a test's disk is not a node's.
-        let small = [
-            "log.file_bytes=4194304",
-            "log.budget_bytes=33554432",
-            "cluster.shards=4",
-        ];
-        let free = ["log.stop_free_bytes=0", "log.resume_free_bytes=0"];
-        let ports = ["listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"];
-        for setting in small.iter().chain(&free).chain(&ports).chain(settings) {
+        for setting in SETTINGS.iter().chain(settings) {
             command.arg("--set").arg(setting);
         }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -152,6 +175,13 @@ impl Node {
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
+    }
+
+    /// Ends it as an operator does, and gives its folder.
+    pub(crate) fn stop(mut self) -> TempDir {
+        self.terminate();
+        assert_eq!(self.wait().code(), Some(0), "{}", self.log());
+        self.kill()
     }
 
     /// Kills it as a power cut does, and gives its folder.

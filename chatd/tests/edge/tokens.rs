@@ -41,15 +41,21 @@ impl Signer {
     }
 
     fn token(&self, name: &str, seconds: u64) -> String {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
-        let claims = json!({"sub": name, "aud": "chat", "exp": now + seconds});
+        self.sign(&json!({"sub": name, "aud": "chat", "exp": now_s() + seconds}))
+    }
+
+    fn sign(&self, claims: &serde_json::Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.kid.into());
-        encode(&header, &claims, &self.key).unwrap()
+        encode(&header, claims, &self.key).unwrap()
     }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 async fn says_hello(node: &Node, token: &str) -> Result<Client, u16> {
@@ -111,6 +117,39 @@ async fn a_token_that_expires_ends_its_session() {
         .await;
     assert_eq!(alice.error().await, 201);
     assert_eq!(alice.closed().await.code, 4201);
+}
+
+#[tokio::test]
+async fn a_token_that_is_expired_for_another_audience_unsigned_or_mistyped_is_refused() {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let signer = Signer::new("a");
+    fs::write(&file, &signer.set).unwrap();
+    let node = Node::start(&[&format!("auth.jwks_file={}", file.display())]);
+    let exp = now_s() + 600;
+    let good = json!({"sub": "alice", "aud": "chat", "exp": exp});
+    let unsigned = [json!({"alg": "none", "typ": "JWT"}), good.clone()]
+        .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()))
+        .join(".")
+        + ".";
+    let cases = [
+        // More than a clock may be wrong.
+        (
+            json!({"sub": "alice", "aud": "chat", "exp": exp - 4200}),
+            4201,
+        ),
+        (json!({"sub": "alice", "aud": "shop", "exp": exp}), 4202),
+        (json!({"sub": 7, "aud": "chat", "exp": exp}), 4200),
+        (json!({"sub": "alice", "aud": "chat", "exp": "soon"}), 4200),
+        (json!({"sub": "alice", "aud": "chat"}), 4200),
+    ];
+    for (claims, code) in cases {
+        let refused = says_hello(&node, &signer.sign(&claims)).await.err();
+        assert_eq!(refused, Some(code), "{claims}");
+    }
+    assert_eq!(says_hello(&node, &unsigned).await.err(), Some(4200));
+    assert!(says_hello(&node, &signer.sign(&good)).await.is_ok());
 }
 
 /// An address that answers with what it is told to.

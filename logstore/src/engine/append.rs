@@ -80,6 +80,16 @@ pub enum Append {
 }
 
 impl Append {
+    /// Whether it is taken on a full disk, from the reserve: what frees room, and entries
+    /// without a payload. A leader begins with one of those, and can neither know what of
+    /// its log is committed nor serve reads before.
+    pub(super) fn is_control(&self) -> bool {
+        match self {
+            Self::Entries { entries, .. } => entries.iter().all(|entry| entry.payload.is_empty()),
+            _ => true,
+        }
+    }
+
     /// The replica it concerns.
     #[must_use]
     pub fn key(&self) -> ReplicaKey {

@@ -85,9 +85,7 @@ impl Log {
     pub fn commit(&mut self, batch: &[Append]) -> Result<Committed, LogError> {
         self.check_poison()?;
         self.check(batch)?;
-        let control = !batch
-            .iter()
-            .any(|append| matches!(append, Append::Entries { .. }));
+        let control = batch.iter().all(Append::is_control);
         if !control && self.stopped {
             return Err(LogError::DiskFull {
                 free_bytes: self.storage.free_bytes().unwrap_or(0),

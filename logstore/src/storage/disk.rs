@@ -152,10 +152,13 @@ impl DiskFile {
 impl File for DiskFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let written = self.file.write_at(bytes, offset)?;
-        if written < bytes.len() {
-            return Err(io::ErrorKind::WriteZero.into());
+        let rest = &bytes[written..];
+        if rest.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // A disk that fills in the middle of a write says so only to who asks for the rest.
+        self.file.write_at(rest, offset + written as u64)?;
+        Err(io::ErrorKind::WriteZero.into())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

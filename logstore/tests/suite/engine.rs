@@ -2,6 +2,7 @@
 //! after a restart, files are reused, and what must not be taken is refused.
 
 use crate::workload::{contents, create, entries, key, small};
+use bytes::Bytes;
 use logstore::{
     engine::{Append, LogError, OpenError, Options, open},
     log_index::{AppendError, HardState, LogEntry},
@@ -263,6 +264,19 @@ fn a_full_disk_refuses_entries_and_takes_control_records_and_opens() {
         .commit(&[Append::HardState { key: shard, state }])
         .unwrap();
     assert!(!opened.log.check_space().unwrap().accepting);
+    // What a leader begins with, or nothing could be read.
+    let begins = LogEntry {
+        position: position + 1,
+        term: 9,
+        kind: 0,
+        payload: Bytes::new(),
+    };
+    let begins = Append::Entries {
+        key: shard,
+        entries: vec![begins],
+    };
+    opened.log.commit(&[begins]).unwrap();
+    position += 1;
 
     disk.kill();
     let mut opened = open(Arc::new(disk.clone()), options).unwrap();

@@ -7,12 +7,14 @@ use chat_wire::{
 };
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, shard::Shard};
+use super::{
+    Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, requests::disk_full, shard::Shard,
+};
 use crate::{
-    command,
+    command::{self, Command},
     delivery::Start,
     message::{Attach, Attached, Resume, Resumed, ToSession},
-    shard::Answer,
+    shard::{Answer, Context, entry::Entry},
     store::ShardStore,
 };
 
@@ -57,19 +59,14 @@ impl Attaching {
 impl<S: ShardStore> Shard<S> {
     pub(super) fn attach(&mut self, pass: &mut Pass<'_>, attach: Attach) {
         let session = attach.session;
-        if self.serves() && !pass.disk_full {
-            return self.propose_attach(pass, attach);
+        if self.serves() {
+            return self.prepare(pass, attach);
         }
         if let Some(stopped) = &self.stopped {
             let refusal = Refusal::new(
                 Code::Damaged,
                 format!("shard {} does not serve: {}", self.id, stopped.reason),
             );
-            return pass.tell(session, ToSession::Close(refusal));
-        }
-        if pass.disk_full {
-            let full = "the server's disk is full: connect again later";
-            let refusal = Refusal::new(Code::DiskFull, full);
             return pass.tell(session, ToSession::Close(refusal));
         }
         if self.attaching.waiting.len() >= MAX_WAITING {
@@ -84,12 +81,13 @@ impl<S: ShardStore> Shard<S> {
     pub(super) fn admit_waiting(&mut self, pass: &mut Pass<'_>) {
         if self.serves() {
             for attach in std::mem::take(&mut self.attaching.waiting) {
-                self.propose_attach(pass, attach);
+                self.prepare(pass, attach);
             }
         }
     }
 
-    fn propose_attach(&mut self, pass: &mut Pass<'_>, attach: Attach) {
+    /// What the command reads is brought into memory first.
+    fn prepare(&mut self, pass: &mut Pass<'_>, attach: Attach) {
         let (user, device) = (attach.identity.user, attach.device);
         // An older session of the device that waits for the disk would begin after this
         // one, and end it.
@@ -108,15 +106,11 @@ impl<S: ShardStore> Shard<S> {
 
     /// The rows of the inbox and its devices are in memory.
     pub(super) fn admit(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: u64) {
+        if pass.disk_full {
+            return self.attach_to_read(pass, attach, cursor);
+        }
         let session = attach.session;
-        let command = command::Attach {
-            app: attach.identity.app.clone(),
-            name: attach.identity.name.clone(),
-            user: attach.identity.user.0,
-            device: attach.device.0,
-            resume_seq: attach.resume.map(|resume| resume.inbox_seq),
-            generation: attach.resume.map_or(0, |resume| resume.generation),
-        };
+        let command = command_of(&attach);
         let waiter = Waiter::Attach(Box::new(WaitingAttach { attach, cursor }));
         if self.proposals.push(command, Bytes::new(), waiter).is_ok() {
             self.attaching.proposed.insert(session);
@@ -124,6 +118,36 @@ impl<S: ShardStore> Shard<S> {
             let full = "the shard's queue is full: connect again";
             let refusal = Refusal::new(Code::Overloaded, full);
             pass.tell(session, ToSession::Close(refusal));
+        }
+    }
+
+    /// The disk is full, and nothing can be written: a device that is known begins a
+    /// session that reads. Its command is run and dropped, so the log does not learn that
+    /// it was here; what it acknowledges waits for room.
+    fn attach_to_read(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: u64) {
+        let session = attach.session;
+        let context = Context {
+            shard: self.id,
+            position: self.applied,
+            ts_ms: pass.now.unix_ms,
+            epoch: pass.settings.map.epoch,
+            body_offset: 0,
+            body: &Bytes::new(),
+        };
+        let command = Command::Attach(command_of(&attach));
+        let answer = Entry::new(self.replica.store(), &mut self.cache, Bytes::new())
+            .run(&context, &command)
+            .map(|effects| effects.answer);
+        match answer {
+            Ok(Some(answer @ Answer::Attached { known: true, .. })) => {
+                self.attaching.proposed.insert(session);
+                self.attached(pass, &WaitingAttach { attach, cursor }, &answer);
+            }
+            Ok(Some(Answer::Refused(refusal))) => {
+                pass.tell(session, ToSession::Close(refusal));
+            }
+            Ok(_) => pass.tell(session, ToSession::Close(disk_full())),
+            Err(unreadable) => self.stop(unreadable.to_string()),
         }
     }
 
@@ -230,6 +254,17 @@ impl<S: ShardStore> Shard<S> {
         if let Some(slot) = self.delivery.detach(session) {
             self.went(pass, session, &slot);
         }
+    }
+}
+
+fn command_of(attach: &Attach) -> command::Attach {
+    command::Attach {
+        app: attach.identity.app.clone(),
+        name: attach.identity.name.clone(),
+        user: attach.identity.user.0,
+        device: attach.device.0,
+        resume_seq: attach.resume.map(|resume| resume.inbox_seq),
+        generation: attach.resume.map_or(0, |resume| resume.generation),
     }
 }
 

@@ -189,6 +189,27 @@ impl Proposals {
         Vec::new()
     }
 
+    /// Everybody who waits, each once. What was asked for and not proposed is dropped, what
+    /// is in flight takes effect with nobody waiting for it.
+    pub(super) fn take_waiters(&mut self) -> Vec<Waiter> {
+        let mut waiters = Vec::new();
+        for proposed in &mut self.in_flight {
+            for waiter in &mut proposed.waiters {
+                waiters.push(std::mem::replace(waiter, Waiter::Nobody));
+            }
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.waiter.session().is_some() {
+                self.bytes -= queued.body.len();
+                waiters.push(queued.waiter);
+            } else {
+                self.queue.push_back(queued);
+            }
+        }
+        waiters.retain(|waiter| waiter.session().is_some());
+        waiters
+    }
+
     /// Leadership is gone, or the shard has stopped: nobody gets an answer any more.
     pub(super) fn take_all(&mut self) -> Vec<Waiter> {
         self.bytes = 0;
@@ -244,6 +265,22 @@ mod tests {
         assert!(reqs(&proposals.take(6, 3, &mut lost)).is_empty());
         assert_eq!(reqs(&lost), [2, 3]);
         assert!(proposals.in_flight.is_empty());
+    }
+
+    #[test]
+    fn waiters_are_taken_once_and_what_is_in_flight_stays_there() {
+        let mut proposals = Proposals::default();
+        proposals.in_flight.push_back(proposed(5, 2, 1));
+        let flush = || crate::command::Flush {};
+        assert!(proposals.push_own(flush(), Bytes::from_static(b"own")));
+        let body = Bytes::from_static(b"asked for");
+        assert!(proposals.push(flush(), body, waiter(2)).is_ok());
+        assert_eq!(reqs(&proposals.take_waiters()), [1, 2]);
+        assert!(proposals.take_waiters().is_empty());
+        assert_eq!((proposals.queued(), proposals.bytes), (1, 3));
+        let mut lost = Vec::new();
+        let waiters = proposals.take(5, 2, &mut lost);
+        assert_eq!((waiters.len(), reqs(&waiters).len(), lost.len()), (1, 0, 0));
     }
 
     #[test]

@@ -182,11 +182,28 @@ impl<S: ShardStore> Shard<S> {
     fn may_write(&self, pass: &Pass<'_>) -> Result<(), Refusal> {
         self.may_read()?;
         if pass.disk_full {
-            let full = "the server's disk is full: nothing is accepted until space is freed";
-            return Err(Refusal::new(Code::DiskFull, full));
+            return Err(disk_full());
         }
         Ok(())
     }
+
+    /// The disk is full: who waits for a command is told so now. One that is on its way
+    /// into the log keeps its place, and takes effect when there is room; who tries it
+    /// again under its id is then told that it did.
+    pub(super) fn refuse_waiting(&mut self, pass: &mut Pass<'_>) {
+        for waiter in self.proposals.take_waiters() {
+            if let Waiter::Attach(waiting) = &waiter {
+                self.attaching.gone(waiting.attach.session);
+            }
+            super::shard::refuse(pass, waiter, disk_full());
+        }
+    }
+}
+
+/// What writers are told while the disk is full.
+pub(super) fn disk_full() -> Refusal {
+    let full = "the server's disk is full: nothing is accepted until space is freed";
+    Refusal::new(Code::DiskFull, full)
 }
 
 pub(super) fn refuse(pass: &mut Pass<'_>, origin: Origin, refusal: Refusal) {
@@ -198,10 +215,18 @@ pub(super) fn refuse(pass: &mut Pass<'_>, origin: Origin, refusal: Refusal) {
     pass.tell(origin.session, message);
 }
 
-/// A request came to a host that does not have its shard.
-pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard) {
-    let elsewhere = format!("shard {} is not served here: try again", to.shard);
-    let refusal = Refusal::new(Code::WrongShard, elsewhere);
+/// A request came to a host that does not have its shard, or has it and cannot step it.
+pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard, down: Option<&str>) {
+    let refusal = match down {
+        None => {
+            let elsewhere = format!("shard {} is not served here: try again", to.shard);
+            Refusal::new(Code::WrongShard, elsewhere)
+        }
+        Some(reason) => Refusal::new(
+            Code::Damaged,
+            format!("shard {} does not serve: {reason}", to.shard),
+        ),
+    };
     match to.request {
         Request::Attach(attach) => pass.tell(attach.session, ToSession::Close(refusal)),
         Request::Send { origin, send, .. } => {

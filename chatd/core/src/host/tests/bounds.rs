@@ -5,7 +5,7 @@ use chat_wire::{
     body,
     codec::Encoding,
     error::Code,
-    frame::{self, Body},
+    frame::{self, Body, target::To},
     ids::{DeviceId, SessionId, ShardId, UserId},
 };
 
@@ -148,6 +148,10 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     assert!(matches!(node.wait(ann, 3), Body::HistoryPage(page) if page.events.len() == 1));
     let late = node.attach("late", 1, None);
     assert_eq!(node.closed(late), Some(Code::DiskFull));
+    // Who was here before reads on.
+    let ann = node.attach("ann", 1, Node::resume_from(0));
+    node.run(500);
+    assert_eq!(node.texts(ann), ["before"]);
     // What is collected waits, and does not spin.
     node.ack(ann, 1);
     node.run(1000);
@@ -160,12 +164,44 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
 }
 
 #[test]
-fn a_shard_that_is_not_here_is_wrong() {
+fn who_waits_when_the_disk_becomes_full_is_told_and_a_retry_has_the_first_answer() {
+    let mut node = Node::new(4, 1);
+    let ann = node.attach("ann", 1, None);
+    node.run(500);
+    node.disk_hangs = true;
+    let id = node.text(ann, 1, "bob", "held");
+    let late = node.open(Encoding::Proto);
+    node.frame(late, 0, Body::Hello(Node::hello("late", 1, None)));
+    node.run(100);
+    assert_eq!((node.answer(ann, 1), node.closed(late)), (None, None));
+    node.host.step(node.now, Event::DiskFull(true));
+    assert_eq!(node.wait_error(ann, 1), Code::DiskFull);
+    node.run(100);
+    assert_eq!(node.closed(late), Some(Code::DiskFull));
+    // There is room: what was on its way is written.
+    node.disk_hangs = false;
+    node.host.step(node.now, Event::DiskFull(false));
+    node.run(500);
+    let again = Node::send_of(id, To::Name("bob".into()), "held");
+    node.frame(ann, 2, Body::Send(again));
+    assert!(node.wait_sent(ann, 2).duplicate);
+    let bobs = node.attach("bob", 1, Node::resume_from(0));
+    node.run(500);
+    assert_eq!(node.texts(bobs), ["held"]);
+}
+
+#[test]
+fn a_shard_that_is_not_here_is_wrong_and_one_that_is_down_says_why() {
     let mut node = Node::new(2, 1);
-    let mut to = send(&mut node, 5, 1);
-    to.shard = ShardId(77);
-    node.submit(to);
-    assert_eq!(refusals(&mut node), [(5, Code::WrongShard)]);
+    for (down, code) in [(false, Code::WrongShard), (true, Code::Damaged)] {
+        if down {
+            node.host.set_down(ShardId(77), "a segment is gone".into());
+        }
+        let mut to = send(&mut node, 5, 1);
+        to.shard = ShardId(77);
+        node.submit(to);
+        assert_eq!(refusals(&mut node), [(5, code)]);
+    }
 }
 
 #[test]
@@ -344,7 +380,7 @@ fn a_full_outbox_refuses_a_send_and_those_in_flight_behind_it_do_not_overtake() 
     // Given up, the next may pass; it leaves nothing behind that it was ever tried.
     let abandons = frame::Send {
         abandons: large.0.to_vec().into(),
-        ..Node::send_of(small, frame::target::To::Name("bob".into()), "small")
+        ..Node::send_of(small, To::Name("bob".into()), "small")
     };
     node.frame(ann, 3, Body::Send(abandons));
     assert!(!node.wait_sent(ann, 3).duplicate);
