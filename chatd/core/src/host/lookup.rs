@@ -9,6 +9,7 @@ use chat_wire::{
     ids::{DeviceId, GroupId, UserId},
     limits::EVENT_BATCH_BYTES,
 };
+use prost::Message as _;
 
 use crate::{
     message::{GroupRead, Read},
@@ -157,7 +158,14 @@ fn inbox_page(rows: &impl ReadRows, user: UserId, read: &Read, encoding: Encodin
         }
         Read::Conversations { cursor, limit } => {
             let limit = *limit as usize;
-            let page = conversations::conversations(rows, user, cursor, limit, EVENT_BATCH_BYTES)?;
+            let page = conversations::conversations(
+                rows,
+                user,
+                cursor,
+                limit,
+                EVENT_BATCH_BYTES,
+                |conversation| conversation_len(encoding, conversation),
+            )?;
             Ok(page.map(Body::ConversationsPage))
         }
     }
@@ -186,5 +194,19 @@ fn encoded_len(encoding: Encoding, event: &Event) -> usize {
         Encoding::Proto => event.proto_len() + 4,
         Encoding::Json => codec::encode_events(encoding, std::slice::from_ref(event))
             .map_or(0, |bytes| bytes.len()),
+    }
+}
+
+/// What a conversation costs in a page of this encoding.
+fn conversation_len(encoding: Encoding, conversation: &frame::Conversation) -> usize {
+    match encoding {
+        Encoding::Proto => conversation.encoded_len() + 4,
+        Encoding::Json => {
+            let page = frame::ConversationsPage {
+                conversations: vec![conversation.clone()],
+                ..Default::default()
+            };
+            codec::encode(encoding, &Body::ConversationsPage(page).into()).len()
+        }
     }
 }

@@ -8,7 +8,6 @@ use chat_wire::{
     frame,
     ids::{ConversationId, InboxKey, MsgId, UserId},
 };
-use prost::Message as _;
 
 use crate::{
     shard::{
@@ -18,8 +17,8 @@ use crate::{
     store::{GroupHead, Key, ReadRows, Unreadable},
 };
 
-/// A page of an inbox's conversations: at most `limit`, and `byte_budget` encoded bytes
-/// unless one alone is longer. The inner error is for a cursor that is none.
+/// A page of an inbox's conversations: at most `limit`, and `byte_budget` bytes as
+/// `measure` counts them unless one alone is longer. The inner error is for a cursor that is none.
 ///
 /// # Errors
 /// [`Unreadable`] if a row cannot be read or verified.
@@ -29,6 +28,7 @@ pub fn conversations(
     cursor: &Bytes,
     limit: usize,
     byte_budget: usize,
+    measure: impl Fn(&frame::Conversation) -> usize,
 ) -> Result<Result<frame::ConversationsPage, Refusal>, Unreadable> {
     let before = match cursor.len() {
         0 => None,
@@ -52,7 +52,7 @@ pub fn conversations(
     let mut bytes = 0;
     for group in heads.into_iter().take(limit) {
         let entry = conversation(store, user, &head, group)?;
-        bytes += entry.encoded_len() + 4;
+        bytes += measure(&entry);
         if bytes > byte_budget && !page.conversations.is_empty() {
             page.more = true;
             break;

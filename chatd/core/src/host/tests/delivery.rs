@@ -498,6 +498,35 @@ fn a_new_device_starts_with_conversations() {
     assert_eq!(crate::simulated::text_of(last).as_deref(), Some("30"));
 }
 
+/// A control character is one byte in protobuf and six in JSON.
+#[test]
+fn a_page_of_conversations_in_json_is_cut_by_what_it_takes_in_json() {
+    let mut node = Node::new(4, 1);
+    let text = "\u{1}".repeat(20_000);
+    for name in ["ann", "cid", "dan", "eve"] {
+        let sender = node.attach(name, 1, None);
+        node.text(sender, 1, "bob", &text);
+        node.wait_sent(sender, 1);
+    }
+    let bobs = node.open(Encoding::Json);
+    node.frame(bobs, 0, Body::Hello(Node::hello("bob", 1, None)));
+    node.run_until(1_000, |node| node.welcome(bobs).is_some());
+    let (mut found, mut cursor) = (0, bytes::Bytes::new());
+    for req in 1..=4 {
+        let get = frame::ConversationsGet { cursor, limit: 0 };
+        node.frame(bobs, req, Body::Conversations(get));
+        let answer = node.wait(bobs, req);
+        let encoded = chat_wire::codec::encode(Encoding::Json, &answer.clone().into());
+        assert!(encoded.len() < 140_000, "{} bytes", encoded.len());
+        let Body::ConversationsPage(page) = answer else {
+            panic!()
+        };
+        found += page.conversations.len();
+        cursor = page.next;
+    }
+    assert_eq!(found, 4, "one of 120 kB in each page");
+}
+
 #[test]
 fn a_session_far_behind_does_not_starve_the_others() {
     let mut node = sent(5000);

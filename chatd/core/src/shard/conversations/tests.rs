@@ -1,12 +1,20 @@
 use super::*;
 use crate::shard::world::{World, conversation as conversation_of, person};
 use chat_wire::frame::group_change;
+use prost::Message as _;
 
 fn list(world: &World, who: &str, cursor: &Bytes, limit: usize) -> frame::ConversationsPage {
     let user = person(who).user();
-    conversations(world.store_of(user), user, cursor, limit, 1 << 20)
-        .unwrap()
-        .unwrap()
+    conversations(
+        world.store_of(user),
+        user,
+        cursor,
+        limit,
+        1 << 20,
+        frame::Conversation::encoded_len,
+    )
+    .unwrap()
+    .unwrap()
 }
 
 fn names(page: &frame::ConversationsPage) -> Vec<(&str, u64)> {
@@ -109,7 +117,7 @@ fn a_page_ends_at_its_budget_but_has_one_entry_at_least() {
     }
     let user = bob.user();
     let store = world.store_of(user);
-    let page = conversations(store, user, &Bytes::new(), 10, 1)
+    let page = conversations(store, user, &Bytes::new(), 10, 1, |_| 2)
         .unwrap()
         .unwrap();
     assert_eq!((page.conversations.len(), page.more), (1, true));
@@ -119,7 +127,14 @@ fn a_page_ends_at_its_budget_but_has_one_entry_at_least() {
 fn a_cursor_of_something_else_is_refused() {
     let world = World::new(1);
     let user = person("bob").user();
-    let answer = conversations(world.store_of(user), user, &Bytes::from_static(b"x"), 1, 1);
+    let answer = conversations(
+        world.store_of(user),
+        user,
+        &Bytes::from_static(b"x"),
+        1,
+        1,
+        |_| 2,
+    );
     assert_eq!(answer.unwrap().unwrap_err().code, Code::InvalidArgument);
 }
 
