@@ -22,9 +22,6 @@ const FAILED: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
-    // A fault that clears 2 MiB holds a shard thread up for milliseconds; small pages
-    // spread the same work. Where it cannot be turned off the node works all the same.
-    let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let flags = Flags::parse();
     if flags.print_configuration {
         // A reader that has seen enough is no error.
@@ -40,9 +37,6 @@ fn main() -> ExitCode {
     };
     if let Err(error) = start_logs(&settings) {
         return refuse(&error, WRONG_SETTINGS);
-    }
-    if let Err(error) = small_pages {
-        tracing::debug!(%error, "huge pages stay on");
     }
     for name in settings::unknown_variables(&sources) {
         tracing::warn!(name, "no setting has this variable: it is without effect");

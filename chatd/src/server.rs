@@ -49,7 +49,7 @@ use crate::{
     },
     metrics::Metrics,
     settings::Settings,
-    shards::{self, Join, Shards},
+    shards::{self, Join, ShardReport, Shards},
 };
 
 /// How often the end of connections is looked for.
@@ -83,7 +83,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut stop = Stop::listen().context("signals cannot be listened for")?;
     let node = start(&settings).await?;
     announce(&settings, &node);
-    tokio::spawn(tell_when_ready(Arc::clone(&node.admin)));
+    tokio::spawn(follow_recovery(Arc::clone(&node.admin)));
     let failed = tokio::select! {
         name = stop.next() => {
             tracing::info!(signal = name, "stopping; once more to stop at once");
@@ -437,14 +437,19 @@ fn greeting(settings: &Settings, node: &Node) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Logs once when every shard serves.
-async fn tell_when_ready(admin: Arc<Admin>) {
+/// Waits until every shard serves or has stopped. Recovery fills memory by the gigabyte
+/// and nobody waits for single faults: it has large pages, what comes then small ones.
+async fn follow_recovery(admin: Arc<Admin>) {
     let began = Instant::now();
     loop {
         let status = admin.status().await;
-        if status.ready {
-            let seconds = began.elapsed().as_secs_f64();
-            tracing::info!(shards = status.shards.len(), seconds, "every shard serves");
+        let settled = |shard: &ShardReport| shard.serves || shard.stopped.is_some();
+        if status.silent_threads == 0 && status.shards.iter().all(settled) {
+            process::use_small_pages();
+            if status.ready {
+                let seconds = began.elapsed().as_secs_f64();
+                tracing::info!(shards = status.shards.len(), seconds, "every shard serves");
+            }
             return;
         }
         tokio::time::sleep(READY_STEP).await;
