@@ -207,19 +207,18 @@ impl LogThread {
     fn round(&mut self, entries: Round, mut control: Round) -> Result<(), LogError> {
         let frees_room = !control.is_empty();
         if self.held.is_empty() {
-            // The common case: one write and one sync for everything.
-            let mut all = entries;
-            let own = all.appends.len();
-            all.appends.append(&mut control.appends);
-            match self.commit(&all.appends) {
+            // The common case: one write and one sync for everything. Control comes first:
+            // what a leader begins with stands before all that it goes on with.
+            let own = control.appends.len();
+            control.appends.extend(entries.appends);
+            match self.commit(&control.appends) {
                 Ok(()) => {
-                    all.persisted.append(&mut control.persisted);
-                    all.flushed = control.flushed;
-                    self.tell(all);
+                    control.persisted.extend(entries.persisted);
+                    self.tell(control);
                 }
                 Err(LogError::DiskFull { .. } | LogError::Full { .. }) => {
-                    control.appends = all.appends.split_off(own);
-                    self.held = all;
+                    self.held.appends = control.appends.split_off(own);
+                    self.held.persisted = entries.persisted;
                     self.commit(&control.appends)?;
                     self.tell(control);
                     self.tell_full(true);
