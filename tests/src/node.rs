@@ -449,7 +449,7 @@ pub fn free_port() -> anyhow::Result<u16> {
     bail!("no port is free for TCP and UDP")
 }
 
-/// A binary of this workspace, beside the running executable.
+/// A binary of this workspace, or `examples/…`, beside the running executable.
 ///
 /// # Errors
 /// If cargo cannot build it.
@@ -492,7 +492,10 @@ fn build(release: bool) -> Result<(), String> {
             "chatd",
             "--package",
             "chatctl",
+            "--package",
+            "chat-client",
             "--bins",
+            "--examples",
         ])
         .current_dir(workspace());
     if release {
