@@ -191,80 +191,6 @@ pub trait ReadRows {
     /// [`Unreadable`] if one may exist but cannot be verified.
     fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable>;
 
-    /// See [`ShardStore::count`].
-    ///
-    /// # Errors
-    /// [`Unreadable`] if one may exist but cannot be verified.
-    fn count(&self, from: &Key, to: &Key) -> Result<u64, Unreadable>;
-
-    /// See [`ShardStore::groups`].
-    ///
-    /// # Errors
-    /// [`Unreadable`] if one may exist but cannot be verified.
-    fn groups(
-        &self,
-        inbox: InboxKey,
-        families: &[u8],
-        before: Option<(u64, u64)>,
-        limit: usize,
-    ) -> Result<Vec<GroupHead>, Unreadable>;
-}
-
-impl<S: ShardStore> ReadRows for S {
-    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
-        ShardStore::get(self, key)
-    }
-
-    fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable> {
-        ShardStore::range(self, range)
-    }
-
-    fn count(&self, from: &Key, to: &Key) -> Result<u64, Unreadable> {
-        ShardStore::count(self, from, to)
-    }
-
-    fn groups(
-        &self,
-        inbox: InboxKey,
-        families: &[u8],
-        before: Option<(u64, u64)>,
-        limit: usize,
-    ) -> Result<Vec<GroupHead>, Unreadable> {
-        ShardStore::groups(self, inbox, families, before, limit)
-    }
-}
-
-/// Rows as far as they can be read without waiting for the disk: what would have to
-/// wait is [`Unreadable`], and remembered.
-pub trait AtHand: ReadRows {
-    /// Whether anything was cold: then nothing that was read is worth anything.
-    fn met_cold(&self) -> bool;
-}
-
-/// One shard's Raft log and state on this node. `raft::Storage` gives what was
-/// appended, synced or not: Raft itself waits for the sync.
-pub trait ShardStore: raft::Storage {
-    /// See [`ShardStore::at_hand`].
-    type AtHand<'a>: AtHand
-    where
-        Self: 'a;
-
-    /// The rows for one read that must not wait for the disk. Warm, it costs hardly
-    /// more than any other.
-    fn at_hand(&self) -> Self::AtHand<'_>;
-
-    /// Reads a row.
-    ///
-    /// # Errors
-    /// [`Unreadable`] if it may exist but cannot be verified.
-    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable>;
-
-    /// Reads rows in order.
-    ///
-    /// # Errors
-    /// [`Unreadable`] if one may exist but cannot be verified.
-    fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable>;
-
     /// Counts the rows of a posting family in `from ..= to` without reading them.
     ///
     /// # Errors
@@ -283,6 +209,26 @@ pub trait ShardStore: raft::Storage {
         before: Option<(u64, u64)>,
         limit: usize,
     ) -> Result<Vec<GroupHead>, Unreadable>;
+}
+
+/// Rows as far as they can be read without waiting for the disk: what would have to
+/// wait is [`Unreadable`], and remembered.
+pub trait AtHand: ReadRows {
+    /// Whether anything was cold: then nothing that was read is worth anything.
+    fn met_cold(&self) -> bool;
+}
+
+/// One shard's Raft log and state on this node. `raft::Storage` gives what was
+/// appended, synced or not: Raft itself waits for the sync.
+pub trait ShardStore: raft::Storage + ReadRows {
+    /// See [`ShardStore::at_hand`].
+    type AtHand<'a>: AtHand
+    where
+        Self: 'a;
+
+    /// The rows for one read that must not wait for the disk. Warm, it costs hardly
+    /// more than any other.
+    fn at_hand(&self) -> Self::AtHand<'_>;
 
     /// Makes entries readable; an entry at a position that exists cuts the suffix.
     fn append(&mut self, entries: &[LogEntry]);

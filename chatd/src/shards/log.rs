@@ -148,16 +148,7 @@ impl AtHand for RowsAtHand<'_> {
     }
 }
 
-impl ShardStore for RaftStore {
-    type AtHand<'a> = RowsAtHand<'a>;
-
-    fn at_hand(&self) -> RowsAtHand<'_> {
-        RowsAtHand {
-            rows: self.shard.at_hand(),
-            met_cold: Cell::new(false),
-        }
-    }
-
+impl ReadRows for RaftStore {
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
         Ok(self
             .shard
@@ -188,6 +179,17 @@ impl ShardStore for RaftStore {
     ) -> Result<Vec<GroupHead>, Unreadable> {
         let heads = self.shard.groups(inbox.0, families, before, limit);
         Ok(heads_from(heads.map_err(unreadable)?))
+    }
+}
+
+impl ShardStore for RaftStore {
+    type AtHand<'a> = RowsAtHand<'a>;
+
+    fn at_hand(&self) -> RowsAtHand<'_> {
+        RowsAtHand {
+            rows: self.shard.at_hand(),
+            met_cold: Cell::new(false),
+        }
     }
 
     fn append(&mut self, entries: &[LogEntry]) {

@@ -6,7 +6,7 @@
 
 use chat_core::{
     shard::keys,
-    store::{Direction, Key, Range, ShardStore},
+    store::{Direction, Key, Range, ReadRows},
 };
 use chat_wire::ids::{InboxKey, ShardId};
 use prost::Message as _;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use crate::{
     command::Command,
     shard::{Context, Effects, Needs, Step, keys, step::step},
-    store::{Key, Range, Row, ShardStore, Unreadable},
+    store::{Key, Range, ReadRows, Row, ShardStore, Unreadable},
 };
 
 /// Rounds of one command at most; rosters longer than a page take one more a page.
@@ -43,7 +43,7 @@ impl<S: ShardStore> Rows for &S {
     }
 
     fn count(&mut self, from: &Key, to: &Key) -> Result<u64, Unreadable> {
-        ShardStore::count(*self, from, to)
+        ReadRows::count(*self, from, to)
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         inbox::read::{self, History},
         marks, outbox,
     },
-    store::{Key, LogEntry, Row, ShardStore, memory::MemoryStore},
+    store::{Key, LogEntry, ReadRows, Row, ShardStore, memory::MemoryStore},
 };
 
 pub(crate) const START_MS: u64 = 1_800_000_000_000;

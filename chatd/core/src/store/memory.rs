@@ -19,7 +19,8 @@ use std::{
 };
 
 use super::{
-    Direction, GroupHead, HardState, Key, LogEntry, Range, Row, ShardStore, Unreadable, Write,
+    Direction, GroupHead, HardState, Key, LogEntry, Range, ReadRows, Row, ShardStore, Unreadable,
+    Write,
 };
 
 mod at_hand;
@@ -161,13 +162,7 @@ impl MemoryStore {
     }
 }
 
-impl ShardStore for MemoryStore {
-    type AtHand<'a> = MemoryAtHand<'a>;
-
-    fn at_hand(&self) -> MemoryAtHand<'_> {
-        MemoryAtHand::new(self)
-    }
-
+impl ReadRows for MemoryStore {
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
         self.readable(key, key)?;
         Ok(self.rows.get(key).cloned())
@@ -224,6 +219,14 @@ impl ShardStore for MemoryStore {
         heads.sort_unstable_by_key(|head| std::cmp::Reverse((head.order, head.group)));
         heads.truncate(limit);
         Ok(heads)
+    }
+}
+
+impl ShardStore for MemoryStore {
+    type AtHand<'a> = MemoryAtHand<'a>;
+
+    fn at_hand(&self) -> MemoryAtHand<'_> {
+        MemoryAtHand::new(self)
     }
 
     fn append(&mut self, entries: &[LogEntry]) {

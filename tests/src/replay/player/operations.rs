@@ -1,8 +1,6 @@
 //! Changes of groups that a player makes: it creates its groups, and removes and adds members
 //! when the conversation has come to the place that the plan says.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use bytes::Bytes;
 use chat_client::{
@@ -16,9 +14,6 @@ use crate::replay::{
     ledger::{Operation, Record},
     plan::{IdKind, Place},
 };
-
-/// Between two tries of an operation that the server could not do now.
-const AGAIN: Duration = Duration::from_millis(200);
 
 impl Player {
     /// What the owner does when its thread has come to `next`.
@@ -134,16 +129,14 @@ impl Player {
     }
 }
 
-/// Repeats an operation, always with the same id, until the server has a final answer.
+/// Repeats an operation, always with the same id, until the server has a final answer. What
+/// the server refuses for now the library asks again by itself.
 async fn insist(client: &Client, body: Body) -> Result<frame::GroupState, RequestError> {
     loop {
         match client.request(body.clone()).await {
             Ok(Body::GroupState(state)) => return Ok(state),
             Ok(_) => return Err(RequestError::UnexpectedAnswer),
             Err(RequestError::TimedOut { .. }) => {}
-            Err(RequestError::Refused(refused)) if refused.retryable => {
-                tokio::time::sleep(AGAIN).await;
-            }
             Err(error) => return Err(error),
         }
     }

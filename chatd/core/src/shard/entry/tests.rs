@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{LogEntry, memory::MemoryStore};
+use crate::store::{LogEntry, ReadRows as _, memory::MemoryStore};
 use chat_wire::ids::{InboxKey, ReplicaId};
 use proptest::{collection::vec, prelude::*};
 

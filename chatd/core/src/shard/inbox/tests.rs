@@ -6,7 +6,7 @@ use crate::{
         inbox::read::{events, has_written, last_incoming},
         world::{self, Person, START_MS, World, conversation, id_of, person, refused, sent, text},
     },
-    store::ShardStore,
+    store::ReadRows,
 };
 use bytes::Bytes;
 use chat_wire::{

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     shard::world::{START_MS, World, message, person, refused},
-    store::ShardStore,
+    store::ReadRows,
 };
 use bytes::Bytes;
 use chat_wire::ids::ShardId;

@@ -6,11 +6,11 @@ use std::cell::Cell;
 use chat_wire::ids::InboxKey;
 
 use super::{
-    super::{AtHand, GroupHead, Key, Range, ReadRows, Row, ShardStore, Unreadable},
+    super::{AtHand, GroupHead, Key, Range, ReadRows, Row, Unreadable},
     MemoryStore,
 };
 
-/// See [`ShardStore::at_hand`].
+/// See [`ShardStore::at_hand`](super::super::ShardStore::at_hand).
 #[derive(Debug)]
 pub struct MemoryAtHand<'a> {
     store: &'a MemoryStore,
@@ -37,17 +37,17 @@ impl<'a> MemoryAtHand<'a> {
 impl ReadRows for MemoryAtHand<'_> {
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
         self.meet(key.inbox)?;
-        ShardStore::get(self.store, key)
+        self.store.get(key)
     }
 
     fn range(&self, range: &Range) -> Result<Vec<(Key, Row)>, Unreadable> {
         self.meet(range.from.inbox)?;
-        ShardStore::range(self.store, range)
+        self.store.range(range)
     }
 
     fn count(&self, from: &Key, to: &Key) -> Result<u64, Unreadable> {
         self.meet(from.inbox)?;
-        ShardStore::count(self.store, from, to)
+        self.store.count(from, to)
     }
 
     fn groups(
@@ -58,7 +58,7 @@ impl ReadRows for MemoryAtHand<'_> {
         limit: usize,
     ) -> Result<Vec<GroupHead>, Unreadable> {
         self.meet(inbox)?;
-        ShardStore::groups(self.store, inbox, families, before, limit)
+        self.store.groups(inbox, families, before, limit)
     }
 }
 
