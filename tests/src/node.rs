@@ -44,6 +44,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// The settings file's text, if it has one.
     pub settings: Option<String>,
+    /// Another build of `chatd`; this workspace's if none is named.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             wrapper: Vec::new(),
             data: None,
             settings: None,
+            binary: None,
         }
     }
 }
@@ -140,7 +143,8 @@ impl Node {
         self.starts += 1;
         let log = File::create(self.log_path()).context("the node's log")?;
         let mut words: Vec<OsString> = self.options.wrapper.clone();
-        words.push(binary("chatd")?.into());
+        let build = self.options.binary.clone();
+        words.push(build.map_or_else(|| binary("chatd"), Ok)?.into());
         if self.options.dev {
             words.push("--dev".into());
         }

@@ -5,16 +5,15 @@
 //! inbox has a tenth of the events that `cargo run --release -p bench -- one-node --only
 //! pages` measures, since it is filled by real sends in every run of the tests.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_tests::node::{Node, Options};
+use chat_tests::{
+    node::{Node, Options},
+    socket::Socket,
+};
 use chat_wire::{
-    codec::{Encoding, decode, encode},
+    codec::Encoding,
     frame::{
         Body, Content, ConversationsGet, ConversationsPage, Event, Frame, Hello, HistoryGet,
         HistoryPage, Send, Target, Welcome, content, event, history_get, target,
@@ -40,176 +39,33 @@ const RECEIVED: usize = 1 << 20;
 const LONGEST: usize = 65_536 - 4;
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// A WebSocket without a library.
-struct Raw {
-    stream: TcpStream,
-    encoding: Encoding,
-    input: Vec<u8>,
-    /// How much of it was read as frames.
-    used: usize,
-    output: Vec<u8>,
-    /// Every byte since the connection was made, the upgrade's included.
-    received: usize,
-    /// How often something was written and then waited for, the upgrade not included.
-    round_trips: u32,
+/// A session that takes no events.
+fn attach(node: &Node, encoding: Encoding, name: &str, device: u64) -> (Socket, Welcome) {
+    let hello = Hello {
+        device,
+        event_credits: Some(0),
+        ..Hello::default()
+    };
+    Socket::attach(node, encoding, name, hello)
 }
 
-impl Raw {
-    fn connect(node: &Node, encoding: Encoding) -> Self {
-        let stream = TcpStream::connect(node.address()).expect("the node listens");
-        stream.set_read_timeout(Some(WITHIN)).expect("a time");
-        stream.set_nodelay(true).expect("an option");
-        let name = match encoding {
-            Encoding::Proto => "chat.v1.proto",
-            Encoding::Json => "chat.v1.json",
-        };
-        let mut raw = Self {
-            stream,
-            encoding,
-            input: Vec::new(),
-            used: 0,
-            output: Vec::new(),
-            received: 0,
-            round_trips: 0,
-        };
-        let upgrade = format!(
-            "GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: {name}\r\n\r\n"
-        );
-        raw.stream
-            .write_all(upgrade.as_bytes())
-            .expect("the node reads");
-        loop {
-            let head = raw.input.windows(4).position(|four| four == b"\r\n\r\n");
-            if let Some(end) = head {
-                assert!(raw.input.starts_with(b"HTTP/1.1 101"));
-                raw.used = end + 4;
-                return raw;
-            }
-            raw.fill();
+/// Sends texts, as many in flight as the server takes.
+fn send_all<'a>(socket: &mut Socket, texts: impl ExactSizeIterator<Item = (String, &'a str)>) {
+    let count = u32::try_from(texts.len()).expect("not so many");
+    let mut texts = (10..).zip(texts);
+    let (mut sent, mut answered) = (0, 0);
+    while answered < count {
+        while sent < answered + WINDOW
+            && let Some((req, (to, text))) = texts.next()
+        {
+            socket.queue(&send(req, &to, text));
+            sent += 1;
         }
-    }
-
-    /// A session that takes no events, and its WELCOME.
-    fn attach(node: &Node, encoding: Encoding, name: &str, device: u64) -> (Self, Welcome) {
-        let mut raw = Self::connect(node, encoding);
-        let hello = Hello {
-            min_version: 1,
-            max_version: 1,
-            token: format!("dev:{name}"),
-            device,
-            event_credits: Some(0),
-            ..Hello::default()
-        };
-        match raw.ask(1, Body::Hello(hello)) {
-            Body::Welcome(welcome) => (raw, welcome),
-            other => panic!("no WELCOME: {other:?}"),
-        }
-    }
-
-    fn fill(&mut self) {
-        let mut piece = [0; 64 * 1024];
-        let read = self.stream.read(&mut piece).expect("the node answers");
-        assert_ne!(read, 0, "the node has closed the connection");
-        self.received += read;
-        self.input.drain(..self.used);
-        self.used = 0;
-        self.input.extend_from_slice(&piece[..read]);
-    }
-
-    /// Puts a frame behind those that are written next; its mask is zero.
-    fn queue(&mut self, frame: &Frame) {
-        let bytes = encode(self.encoding, frame);
-        let text = self.encoding == Encoding::Json;
-        self.output.push(if text { 0x81 } else { 0x82 });
-        // A length must come in its shortest form.
-        if let Ok(len @ 0..=125) = u8::try_from(bytes.len()) {
-            self.output.push(0x80 | len);
-        } else if let Ok(len) = u16::try_from(bytes.len()) {
-            self.output.push(0x80 | 126);
-            self.output.extend_from_slice(&len.to_be_bytes());
-        } else {
-            self.output.push(0x80 | 127);
-            let len = bytes.len() as u64;
-            self.output.extend_from_slice(&len.to_be_bytes());
-        }
-        self.output.extend_from_slice(&[0; 4]);
-        self.output.extend_from_slice(&bytes);
-    }
-
-    fn flush(&mut self) {
-        self.stream.write_all(&self.output).expect("the node reads");
-        self.output.clear();
-    }
-
-    /// The payload of the next whole message that is here, if it is one.
-    fn message(&mut self) -> Option<Bytes> {
-        let input = &self.input[self.used..];
-        let short = usize::from(*input.get(1)? & 0x7f);
-        let head = match short {
-            126 => 4,
-            127 => 10,
-            _ => 2,
-        };
-        let len = input.get(2..head)?;
-        let len = match head {
-            2 => short,
-            _ => len
-                .iter()
-                .fold(0, |len, byte| len << 8 | usize::from(*byte)),
-        };
-        let payload = Bytes::copy_from_slice(input.get(head..head + len)?);
-        assert_ne!(input[0] & 0x0f, 8, "the node says goodbye: {payload:?}");
-        self.used += head + len;
-        Some(payload)
-    }
-
-    /// The next frame; waits for it.
-    fn next(&mut self) -> Frame {
-        loop {
-            match self.message() {
-                Some(payload) => {
-                    return decode(self.encoding, &payload, usize::MAX).expect("a frame");
-                }
-                None => self.fill(),
-            }
-        }
-    }
-
-    /// One round trip.
-    fn ask(&mut self, req: u32, body: Body) -> Body {
-        self.queue(&Frame::new(req, body));
-        self.flush();
-        self.round_trips += 1;
-        loop {
-            let frame = self.next();
-            // WELCOME is the one answer that does not say to what.
-            if frame.req == req || matches!(frame.body, Some(Body::Welcome(_))) {
-                return frame.body.expect("a frame says something");
-            }
-        }
-    }
-
-    /// Sends texts, as many in flight as the server takes.
-    fn send_all<'a>(&mut self, texts: impl ExactSizeIterator<Item = (String, &'a str)>) {
-        let count = u32::try_from(texts.len()).expect("not so many");
-        let mut texts = (10..).zip(texts);
-        let (mut sent, mut answered) = (0, 0);
-        while answered < count {
-            while sent < answered + WINDOW
-                && let Some((req, (to, text))) = texts.next()
-            {
-                self.queue(&send(req, &to, text));
-                sent += 1;
-            }
-            self.flush();
-            let frame = self.next();
-            if frame.req >= 10 {
-                assert!(matches!(frame.body, Some(Body::Sent(_))), "{frame:?}");
-                answered += 1;
-            }
+        socket.flush();
+        let frame = socket.next();
+        if frame.req >= 10 {
+            assert!(matches!(frame.body, Some(Body::Sent(_))), "{frame:?}");
+            answered += 1;
         }
     }
 }
@@ -258,9 +114,9 @@ struct Screen {
 }
 
 fn first_screen(node: &Node, encoding: Encoding, name: &str, device: u64) -> Screen {
-    let (mut raw, welcome) = Raw::attach(node, encoding, name, device);
+    let (mut socket, welcome) = attach(node, encoding, name, device);
     let get = ConversationsGet::default();
-    let Body::ConversationsPage(conversations) = raw.ask(2, Body::Conversations(get)) else {
+    let Body::ConversationsPage(conversations) = socket.ask(2, Body::Conversations(get)) else {
         panic!("no conversations");
     };
     let newest = conversations.conversations.first().expect("one at least");
@@ -269,15 +125,15 @@ fn first_screen(node: &Node, encoding: Encoding, name: &str, device: u64) -> Scr
         from: Some(history_get::From::Before(0)),
         limit: 0,
     };
-    let Body::HistoryPage(history) = raw.ask(3, Body::History(get)) else {
+    let Body::HistoryPage(history) = socket.ask(3, Body::History(get)) else {
         panic!("no history");
     };
     let screen = Screen {
         welcome,
         conversations,
         history,
-        received: raw.received,
-        round_trips: raw.round_trips,
+        received: socket.received,
+        round_trips: socket.round_trips,
     };
     println!(
         "first screen of {name} in {encoding:?}: {} conversations, {} events, {} round trips, {} bytes",
@@ -316,20 +172,23 @@ fn fill(node: &Node) {
             scope.spawn(move || {
                 for number in (thread..SENDERS).step_by(THREADS as usize) {
                     let name = format!("sender-{number}");
-                    let (mut raw, _) = Raw::attach(node, Encoding::Proto, &name, 1);
-                    raw.send_all((0..EACH).map(|_| ("reader".to_owned(), filling)));
+                    let (mut socket, _) = attach(node, Encoding::Proto, &name, 1);
+                    send_all(
+                        &mut socket,
+                        (0..EACH).map(|_| ("reader".to_owned(), filling)),
+                    );
                 }
             });
         }
         scope.spawn(move || {
-            let (mut raw, _) = Raw::attach(node, Encoding::Proto, "reader", 1);
+            let (mut socket, _) = attach(node, Encoding::Proto, "reader", 1);
             let to = |number: u32| (format!("other-{}", number % OTHERS), filling);
-            raw.send_all((0..OWN).map(to));
+            send_all(&mut socket, (0..OWN).map(to));
         });
     });
     // The copies of one's own messages come through the outbox.
     let began = Instant::now();
-    while Raw::attach(node, Encoding::Proto, "reader", 1).1.inbox_head < TOTAL {
+    while attach(node, Encoding::Proto, "reader", 1).1.inbox_head < TOTAL {
         assert!(began.elapsed() < WITHIN, "not all arrive");
     }
 }
@@ -340,8 +199,11 @@ fn a_new_device_has_its_first_screen_of_a_long_inbox_in_three_round_trips_and_on
     let began = Instant::now();
     fill(&node);
     println!("{TOTAL} events after {:?}", began.elapsed());
-    let (mut raw, _) = Raw::attach(&node, Encoding::Proto, "sender-7", 1);
-    raw.send_all([("reader".to_owned(), "the newest")].into_iter());
+    let (mut socket, _) = attach(&node, Encoding::Proto, "sender-7", 1);
+    send_all(
+        &mut socket,
+        [("reader".to_owned(), "the newest")].into_iter(),
+    );
     // From memtables and segments, and after a crash.
     let mut device = 100;
     for crash in [false, true] {
@@ -377,9 +239,12 @@ fn the_first_screen_stays_below_a_mebibyte_when_every_message_is_as_long_as_allo
     let longest = "x".repeat(LONGEST);
     for number in 0..60 {
         let name = format!("sender-{number}");
-        let (mut raw, _) = Raw::attach(&node, Encoding::Proto, &name, 1);
+        let (mut socket, _) = attach(&node, Encoding::Proto, &name, 1);
         let count = if number == 59 { 60 } else { 1 };
-        raw.send_all((0..count).map(|_| ("reader".to_owned(), &*longest)));
+        send_all(
+            &mut socket,
+            (0..count).map(|_| ("reader".to_owned(), &*longest)),
+        );
     }
     for (device, encoding) in (101..).zip([Encoding::Proto, Encoding::Json]) {
         let screen = first_screen(&node, encoding, "reader", device);
