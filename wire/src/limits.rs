@@ -27,8 +27,12 @@ pub const FRAME_FIELDS: usize = 8 * 1024;
 pub const FRAME_DEPTH: usize = 16;
 /// How far ahead of the server's clock a client id may be dated, in ms.
 pub const ID_AHEAD_MS: u64 = 10 * 60 * 1000;
-/// How far `after` may move a message's time ahead of the proposer's clock, in ms.
-pub const AFTER_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
+/// How far ahead of the server's clock `after` counts, whatever it names, in ms. A rule of
+/// the state machine, as the next one: another value needs another format of its entries.
+pub const AFTER_AHEAD_MS: u64 = 5_000;
+/// How far ahead of the server's clock `after` counts if it names a message that stands in
+/// the conversation, in ms. What is above does not count.
+pub const AFTER_KNOWN_AHEAD_MS: u64 = 30_000;
 /// Time for HELLO to arrive, in ms.
 pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// The lowest and highest protocol version of this build.

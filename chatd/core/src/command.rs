@@ -4,6 +4,11 @@
 use bytes::{Bytes, BytesMut};
 
 mod batch;
+mod rules;
+
+pub use rules::Rules;
+#[cfg(test)]
+pub(crate) use rules::in_format;
 
 pub use batch::{
     BATCH_HEADER_BYTES, Batch, BatchBuilder, BatchError, COMMAND_HEADER_BYTES, FLAG_SKIPPABLE,

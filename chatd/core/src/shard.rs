@@ -12,7 +12,7 @@ use chat_wire::{
 };
 
 use crate::{
-    command::{self, RemoteMark},
+    command::{self, RemoteMark, Rules},
     store::{Key, Range, Unreadable, Write},
 };
 
@@ -32,6 +32,7 @@ mod attach;
 mod dedup;
 #[cfg(test)]
 mod model;
+mod number;
 #[cfg(test)]
 mod world;
 
@@ -198,6 +199,8 @@ pub struct Context<'a> {
     pub shard: ShardId,
     /// The log entry's position.
     pub position: u64,
+    /// The rules of the entry's format.
+    pub rules: Rules,
     /// The proposer's clock, ms since 1970.
     pub ts_ms: u64,
     /// The epoch of the map it routed by.

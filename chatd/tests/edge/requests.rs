@@ -244,8 +244,7 @@ async fn numbers_beyond_what_exists_are_refused_or_empty_and_overflow_nothing() 
         let frame = send(req, bob(), |send| send.after = after);
         assert_eq!(alice.refused(&frame).await, code, "after {after}");
     }
-    // As far ahead as a number can say: moved by a day at most, and what follows it still
-    // has a number above it.
+    // As far ahead as a number can say: it does not count.
     for req in [4, 5] {
         let frame = send(req, bob(), |send| send.after = i64::MAX);
         assert_eq!(alice.refused(&frame).await, 0);

@@ -273,6 +273,11 @@ fn the_limits_in_the_page_are_those_of_the_code() {
         (
             "`after` ahead of the server's clock",
             limits::AFTER_AHEAD_MS,
+            "ms; what is above counts only if it names a message of the conversation",
+        ),
+        (
+            "the same, of a message of the conversation",
+            limits::AFTER_KNOWN_AHEAD_MS,
             "ms; what is above does not count",
         ),
         (

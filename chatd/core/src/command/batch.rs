@@ -5,7 +5,7 @@
 //! | format | ts_ms  | epoch | count | command … |
 //! command: | kind u8 | flags u8 | meta length u32 | body length u32 | meta | body |
 //! ```
-//! Big-endian. `ts_ms` is the proposer's clock, `epoch` the shard map it routed by.
+//! Big-endian. `format` also says by which [`Rules`] the commands are applied. `ts_ms` is the proposer's clock, `epoch` the shard map it routed by.
 //! `meta` is a protobuf message of the kind, so that fields can be added; `body` is
 //! what `chat_wire::body` describes and stays where it is: rows point at it.
 //!
@@ -14,10 +14,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Command;
+use super::{Command, rules::Rules};
 
-/// The version of the batch's layout.
-pub const FORMAT: u8 = 1;
+/// The version that is written. Formats 1 and 2 have the same layout.
+pub const FORMAT: u8 = Rules::WRITTEN.format();
 /// A binary that does not know the kind may pass over it.
 pub const FLAG_SKIPPABLE: u8 = 1;
 /// Bytes before the first command.
@@ -43,6 +43,8 @@ pub struct Item {
 /// The decoded payload of a log entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
+    /// By which its commands are applied.
+    pub rules: Rules,
     /// The proposer's clock, ms since 1970.
     pub ts_ms: u64,
     /// The epoch of the map it routed by.
@@ -56,7 +58,7 @@ pub struct Batch {
 pub enum BatchError {
     /// Written by a newer version.
     #[error(
-        "the log has entries of format {0}; this chatd knows format {FORMAT}: start the newer version that wrote them"
+        "the log has entries of format {0}; this chatd knows formats up to {FORMAT}: start the newer version that wrote them"
     )]
     Format(u8),
     /// Written by a newer version.
@@ -143,11 +145,8 @@ pub fn decode(payload: &Bytes) -> Result<Batch, BatchError> {
             .ok_or(BatchError::Damaged("cut short"))?;
         Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     };
-    match payload.first() {
-        None => return Err(cut),
-        Some(&FORMAT) => {}
-        Some(&other) => return Err(BatchError::Format(other)),
-    }
+    let format = *payload.first().ok_or(cut.clone())?;
+    let rules = Rules::of(format).ok_or(BatchError::Format(format))?;
     let ts_ms = u64::from(word(1)?) << 32 | u64::from(word(5)?);
     let (epoch, count) = (word(9)?, word(13)? as usize);
     if count > MAX_COMMANDS {
@@ -182,6 +181,7 @@ pub fn decode(payload: &Bytes) -> Result<Batch, BatchError> {
     }
     if at == payload.len() {
         Ok(Batch {
+            rules,
             ts_ms,
             epoch,
             items,

@@ -89,6 +89,7 @@ impl<S: ShardStore> Shard<S> {
             let context = Context {
                 shard: self.id,
                 position: entry.index,
+                rules: batch.rules,
                 ts_ms: batch.ts_ms,
                 epoch: batch.epoch,
                 body_offset: item.body_offset,

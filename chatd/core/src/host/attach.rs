@@ -11,7 +11,7 @@ use super::{
     Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, requests::disk_full, shard::Shard,
 };
 use crate::{
-    command::{self, Command},
+    command::{self, Command, Rules},
     delivery::Start,
     message::{Attach, Attached, Resume, Resumed, ToSession},
     shard::{Answer, Context, entry::Entry},
@@ -129,6 +129,7 @@ impl<S: ShardStore> Shard<S> {
         let context = Context {
             shard: self.id,
             position: self.applied,
+            rules: Rules::WRITTEN,
             ts_ms: pass.now.unix_ms,
             epoch: pass.settings.map.epoch,
             body_offset: 0,

@@ -29,6 +29,7 @@ use crate::{
         Answer, Effects, Notice,
         dedup::{self, Attempt},
         keys::{self, Answered, Group, GroupHead, MAX_VALUE_BYTES, Member, OpAnswer},
+        number,
         outbox::Outboxes,
         step::{Changes, Shard, Stepped, client_id, refuse, user},
     },
@@ -185,7 +186,8 @@ pub(crate) fn next(shard: &Shard<'_>, head: &mut GroupHead, after: i64) -> Stepp
     let Some(seq) = head.seq.checked_add(1) else {
         return refuse(Code::OutOfRange, "the group's log has no number left");
     };
-    let msg_id = shard.number(after)?;
+    // The home counts the whole group: nothing that stands in it is above its last number.
+    let msg_id = number::next(shard, MsgId(after), &[])?;
     *head = GroupHead {
         seq,
         msg_id: msg_id.0,

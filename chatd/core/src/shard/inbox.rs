@@ -19,11 +19,12 @@ use crate::{
         dedup::{self, Attempt},
         group,
         keys::{self, Answered, Conversation, Head},
+        number,
         outbox::Outboxes,
         roster,
         step::{Changes, Shard, Stepped, client_id, refuse, user},
     },
-    store::BodyPlace,
+    store::{BodyPlace, Key},
 };
 
 /// SEND, to a person or to oneself; to a group see [`group`].
@@ -69,7 +70,9 @@ pub(crate) fn send(shard: &Shard<'_>, send: &Send) -> Stepped<Effects> {
     }
     let mut changes = Changes::for_rows(8);
     let receiver_name = open_receiver(shard, send, receiver, &mut changes)?;
-    let msg_id = shard.number(send.after)?;
+    let after = MsgId(send.after);
+    let stands = postings(home, sender.into(), after);
+    let msg_id = number::next(shard, after, &stands)?;
     let notes = sender == receiver;
     let header = Header {
         kind: if notes { Kind::Own } else { Kind::Message },
@@ -220,6 +223,11 @@ pub(crate) fn post(
         inbox_seq: head.seq,
         header,
     });
+}
+
+/// Where a message of a conversation can stand in an inbox: said by the peer, or by its owner.
+fn postings(inbox: InboxKey, conversation: ConversationId, msg_id: MsgId) -> [Key; 2] {
+    [keys::INCOMING, keys::OWN].map(|family| keys::posting(inbox, family, conversation, msg_id))
 }
 
 /// Under which number the bodies of two people stand together: the same for both.

@@ -4,11 +4,8 @@
 use bytes::{Bytes, BytesMut};
 use chat_wire::{
     error::{Code, Refusal},
-    ids::{
-        ClientId, InboxKey, MSG_ID_EPOCH_MS, MSG_ID_MAX_COUNTER, MSG_ID_MAX_MS, MsgId, ShardId,
-        UserId,
-    },
-    limits::{AFTER_AHEAD_MS, Limits},
+    ids::{ClientId, InboxKey, MsgId, ShardId, UserId},
+    limits::Limits,
 };
 use prost::Message;
 
@@ -229,35 +226,6 @@ impl<'a> Shard<'a> {
             .map(of)
             .filter(|limit| *limit != 0)
             .unwrap_or(default)
-    }
-
-    /// The number of the next message: never below the last, above what its sender
-    /// had seen (`after`, 0 for none) if that is no more than a day ahead of the
-    /// proposer's clock, and otherwise that clock.
-    pub(crate) fn number(&self, after: i64) -> Stepped<MsgId> {
-        let last = self
-            .read::<keys::Last>(&keys::last())?
-            .map_or(MsgId(0), |row| MsgId(row.msg_id));
-        let ts = self.context.ts_ms.saturating_sub(MSG_ID_EPOCH_MS);
-        let mut ms = ts.max(last.ms());
-        if after > 0 {
-            ms = ms.max(MsgId(after).ms().min(ts.saturating_add(AFTER_AHEAD_MS)) + 1);
-        }
-        let mut counter = 0;
-        if last.0 != 0 && ms == last.ms() {
-            if last.counter() == MSG_ID_MAX_COUNTER {
-                ms += 1;
-            } else {
-                counter = last.counter() + 1;
-            }
-        }
-        if ms > MSG_ID_MAX_MS {
-            return refuse(
-                Code::Unavailable,
-                "the server's clock is outside 2025 to 2094: its operators must set it",
-            );
-        }
-        Ok(MsgId::new(ms, self.context.shard, counter))
     }
 
     /// The place of this command's body.

@@ -16,7 +16,7 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 
 use crate::{
-    command::{self, BatchBuilder, Command, RemoteMark},
+    command::{self, BatchBuilder, Command, RemoteMark, Rules},
     message::{HistoryFrom, OutboxItem},
     placement::map::ShardMap,
     shard::{
@@ -56,6 +56,8 @@ pub(crate) struct World {
     caches: BTreeMap<ShardId, Cache>,
     pub(crate) ts_ms: u64,
     pub(crate) epoch: u32,
+    /// Those of the entries that are written.
+    pub(crate) rules: Rules,
     pub(crate) events: Vec<super::NewEvent>,
     drawn: u64,
 }
@@ -102,6 +104,7 @@ impl World {
             caches: shards.map(|shard| (shard, Cache::new(8))).collect(),
             ts_ms: START_MS,
             epoch: settings.epoch,
+            rules: Rules::WRITTEN,
             settings,
             events: Vec::new(),
             drawn: 0,
@@ -157,7 +160,7 @@ impl World {
         for (command, body) in &commands {
             builder.push(command, body);
         }
-        let payload = builder.finish();
+        let payload = command::in_format(builder.finish(), self.rules);
         let batch = command::decode(&payload).unwrap();
         let store = self.stores.get_mut(&shard).unwrap();
         let position = store.applied() + 1;
@@ -174,6 +177,7 @@ impl World {
             let context = Context {
                 shard,
                 position,
+                rules: batch.rules,
                 ts_ms: batch.ts_ms,
                 epoch: batch.epoch,
                 body_offset: item.body_offset,
@@ -198,13 +202,13 @@ impl World {
         let mut size = sizes.next().unwrap();
         for entry in self.stores[&shard].log() {
             let batch = command::decode(&entry.payload).unwrap();
-            let now = (batch.ts_ms, batch.epoch);
-            if part.len() >= size || (world.ts_ms, world.epoch) != now {
+            let now = (batch.ts_ms, batch.epoch, batch.rules);
+            if part.len() >= size || (world.ts_ms, world.epoch, world.rules) != now {
                 if !part.is_empty() {
                     world.apply_all(shard, std::mem::take(&mut part));
                 }
                 size = sizes.next().unwrap();
-                (world.ts_ms, world.epoch) = now;
+                (world.ts_ms, world.epoch, world.rules) = now;
             }
             part.extend(
                 batch

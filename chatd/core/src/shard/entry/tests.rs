@@ -75,6 +75,7 @@ fn an_entry_that_is_dropped_leaves_no_trace_in_the_cache() {
     let context = Context {
         shard: chat_wire::ids::ShardId(1),
         position: 2,
+        rules: crate::command::Rules::WRITTEN,
         ts_ms: 1,
         epoch: 1,
         body_offset: 0,
@@ -122,6 +123,7 @@ fn an_unreadable_row_is_an_error_and_not_absent() {
     let context = Context {
         shard: chat_wire::ids::ShardId(1),
         position: 2,
+        rules: crate::command::Rules::WRITTEN,
         ts_ms: 1,
         epoch: 1,
         body_offset: 0,

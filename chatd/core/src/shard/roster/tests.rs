@@ -66,6 +66,7 @@ fn an_entry_of_an_unknown_kind_stops_the_shard() {
     let context = crate::shard::Context {
         shard: ShardId(1),
         position: store.applied() + 1,
+        rules: command::Rules::WRITTEN,
         ts_ms: world.ts_ms,
         epoch: 1,
         body_offset: 0,

@@ -3,12 +3,14 @@ use crate::{
     command,
     shard::world::{START_MS, World, message, person},
 };
+use chat_wire::ids::{MSG_ID_EPOCH_MS, MSG_ID_MAX_MS};
 
 fn rounds(world: &World, command: &Command, body: &Bytes, shard: ShardId) -> (usize, Effects) {
     let store = &world.stores[&shard];
     let context = Context {
         shard,
         position: store.applied() + 1,
+        rules: command::Rules::WRITTEN,
         ts_ms: START_MS,
         epoch: 1,
         body_offset: 0,
@@ -83,6 +85,7 @@ fn a_row_that_holds_no_value_of_its_family_stops_the_shard() {
     let context = Context {
         shard,
         position: store.applied() + 1,
+        rules: command::Rules::WRITTEN,
         ts_ms: START_MS,
         epoch: 1,
         body_offset: 0,
