@@ -9,6 +9,7 @@
 
 mod append;
 mod commit;
+mod room;
 mod space;
 
 pub use crate::{
@@ -17,6 +18,7 @@ pub use crate::{
 };
 pub use append::Append;
 pub use commit::{Committed, LogError};
+pub use room::{Room, entry_bytes};
 pub use space::{LogStats, Pin, Space};
 
 use crate::{
@@ -91,6 +93,10 @@ pub struct Log {
     poisoned: Option<String>,
     /// Below the stop threshold, and not yet above the one to resume.
     stopped: bool,
+    /// Free on the disk when it was asked last, less the files prepared since.
+    free_bytes: u64,
+    /// The last file that was to be prepared could not be.
+    cannot_prepare: bool,
     /// Files that had to be prepared while a commit waited.
     stalls: u64,
 }
@@ -116,6 +122,7 @@ pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Opened, OpenE
             Arc::clone(&storage),
             found.place,
             found.numbers,
+            options.file_bytes,
             options.plant,
         )
         .map_err(io)?,
@@ -125,6 +132,8 @@ pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Opened, OpenE
         generation: found.checkpoint.generation,
         poisoned: None,
         stopped: false,
+        free_bytes: 0,
+        cannot_prepare: false,
         stalls: 0,
         storage,
         options,
@@ -189,7 +198,7 @@ fn check(options: &Options) -> Result<(), OpenError> {
             "the size of a log file must be a multiple of 4096 from 32 KiB to 4 GiB",
         ));
     }
-    if options.budget_bytes / bytes < 6 {
+    if options.budget_bytes / bytes < room::LEAST_FILES {
         return Err(OpenError::Options(
             "the budget of the log must be at least six log files",
         ));
@@ -284,11 +293,13 @@ impl Log {
         }
     }
 
-    /// Makes sure that there is a file to write and the reserve. On a full disk the
-    /// node starts with what there is.
+    /// Makes sure that there is a file to write and the reserve, if need be beyond the
+    /// budget: a log that was left without them would be stuck for ever. On a full disk
+    /// the node starts with what there is.
     fn fill_pool(&mut self) -> Result<(), OpenError> {
         let wanted = START_FILES - usize::from(self.writer.file().is_some());
-        while self.pool.len() < wanted {
+        let most = self.options.budget_bytes / self.options.file_bytes + START_FILES as u64;
+        while self.pool.len() < wanted && ((self.live.len() + self.pool.len()) as u64) < most {
             match self.prepare_now() {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),

@@ -16,6 +16,8 @@ pub struct Options {
     pub pool_files: usize,
     /// Bound of the log, empty files included; at least six files. At the bound
     /// entries are refused with [`LogError::Full`](crate::engine::LogError::Full) until files can be reused.
+    /// A start prepares a file to write and the reserve also beyond it, three files at
+    /// most: whatever stopped the log, it gets out again.
     pub budget_bytes: u64,
     /// Below this many free bytes on the disk entries are refused.
     pub stop_free_bytes: u64,

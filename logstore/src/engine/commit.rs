@@ -2,22 +2,30 @@
 //!
 //! A batch that does not fit one frame is written as several, each synced before the
 //! next one is begun. What the batch changes is checked before anything is written,
-//! so an error that is not the disk's leaves the log as it was. Known limit: a batch
-//! of several frames is not atomic in a crash; its frames are, in order.
+//! so an error that is not the disk's leaves the log as it was. Entries are written only
+//! while the reserve is whole, also into the rest of a file: after a control record has
+//! taken a file of the reserve, that file is the reserve's until another one is ready.
+//! Known limit: a batch of several frames is not atomic in a crash; its frames are, in
+//! order.
 
 use super::{
     Append, Log,
     append::{self, Bodies},
+    room::{most_of_a_frame, most_waste},
 };
 use crate::{
     recovery::{self, LiveFile},
     replicas::{ReplicaKey, ReplicaState},
     wal::{
-        frame::{BLOCK, HEADER, MAX_FRAME_BYTES, MOVED, RECORD, Record, frame_bytes},
-        writer::{WriteError, Written},
+        frame::{HEADER, MOVED, RECORD, Record, frame_bytes, kind},
+        pool::{PreparedFile, RESERVE},
+        writer::{self, WriteError, Written},
     },
 };
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, ops::Range};
+
+/// What a frame leaves at the end of its file.
+pub(super) const ENDS: u64 = writer::ENDS;
 
 /// What a commit wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,45 +101,62 @@ impl Log {
         }
         let mut bodies = Bodies::default();
         let records = append::records(batch, &mut bodies);
-        let frames = self.frames(&records)?;
-        self.make_room(&frames, &records, control)?;
+        let plan = self.plan(&records, control)?;
+        self.make_room(plan.files, control)?;
         let mut committed = Committed {
             lsn: self.writer.last_lsn(),
             ..Committed::default()
         };
-        for frame in frames {
-            let written =
-                self.write_frame(&records[frame], control)
-                    .map_err(|error| match error {
-                        WriteError::NoFile => LogError::Full {
-                            budget_bytes: self.options.budget_bytes,
-                        },
-                        WriteError::Disk(error) => LogError::Io(error),
-                    })?;
+        let mut taken = 0;
+        for frame in plan.frames {
+            let written = self.write_planned(&records[frame], control)?;
+            taken += usize::from(written.took.is_some());
             committed.lsn = written.lsn;
             committed.frames += 1;
             committed.bytes += written.bytes;
         }
+        assert_eq!(taken, plan.files, "frames went where they were planned");
+        assert!(
+            control || self.pool.len() >= RESERVE,
+            "entries leave the reserve whole"
+        );
         Ok(committed)
+    }
+
+    /// Writes a frame for which there is room.
+    pub(super) fn write_planned(
+        &mut self,
+        records: &[Record<'_>],
+        control: bool,
+    ) -> Result<Written, LogError> {
+        self.write_frame(records, control)
+            .map_err(|error| match error {
+                WriteError::NoFile => self.full(),
+                WriteError::Disk(error) => LogError::Io(error),
+            })
+    }
+
+    pub(super) fn full(&self) -> LogError {
+        LogError::Full {
+            budget_bytes: self.options.budget_bytes,
+        }
     }
 
     /// Writes an empty frame, which proves that the one before it was durable.
     /// Called a few milliseconds after a burst: until then, damage to the last frame
-    /// could not be told from a torn write. False if there is nothing to prove.
+    /// could not be told from a torn write. False if there is nothing to prove. It never
+    /// takes a file: every frame leaves room for the one that proves it.
     ///
     /// # Errors
     /// See [`LogError`].
     pub fn prove(&mut self) -> Result<bool, LogError> {
         self.check_poison()?;
-        if self.writer.is_proven() {
+        if self.writer.is_proven() || !self.writer.can_prove() {
             return Ok(false);
         }
-        match self.write_frame(&[], true) {
-            Ok(_) => Ok(true),
-            // An empty frame is not worth the reserve.
-            Err(WriteError::NoFile) => Ok(false),
-            Err(WriteError::Disk(error)) => Err(LogError::Io(error)),
-        }
+        let written = self.write_planned(&[], true)?;
+        assert!(written.took.is_none(), "an empty frame takes no file");
+        Ok(true)
     }
 
     /// The largest entry that can be committed.
@@ -159,9 +184,7 @@ impl Log {
     }
 
     pub(super) fn max_frame_bytes(&self) -> usize {
-        // Half a file at most, so that a start can always write a frame again.
-        let half = usize::try_from(self.options.file_bytes / 2).unwrap_or(usize::MAX);
-        MAX_FRAME_BYTES.min(half / BLOCK * BLOCK)
+        most_of_a_frame(self.options.file_bytes)
     }
 
     pub(super) fn check_poison(&self) -> Result<(), LogError> {
@@ -236,64 +259,58 @@ impl Log {
         Ok(())
     }
 
-    /// Cuts records into frames.
-    fn frames(&self, records: &[Record<'_>]) -> Result<Vec<std::ops::Range<usize>>, LogError> {
-        let most = self.max_frame_bytes();
-        let mut frames = Vec::with_capacity(1);
-        let mut start = 0;
-        let mut bytes = HEADER;
-        for (index, record) in records.iter().enumerate() {
-            let record_bytes = RECORD + record.body.len();
-            if HEADER + record_bytes > most {
-                let most = self.max_entry_bytes();
-                return Err(LogError::TooLarge {
-                    bytes: record.body.len(),
-                    most,
-                });
+    /// Cuts records into frames. Those of control records alone are as few as can be; with
+    /// entries among them, a frame that does not fit the rest of its file is cut there
+    /// rather than that much of the file stays empty.
+    pub(super) fn plan(&self, records: &[Record<'_>], control: bool) -> Result<Plan, LogError> {
+        let mut plan = Plan::default();
+        let mut rest = self.writer.rest();
+        let mut at = 0;
+        while at < records.len() {
+            let mut end = self.whole_frame(records, at)?;
+            let mut bytes = bytes_of(&records[at..end]);
+            if bytes > rest && !control && rest > most_waste(self.options.file_bytes) {
+                let cut = fitting(records, at, rest);
+                if cut > at {
+                    (end, bytes) = (cut, bytes_of(&records[at..cut]));
+                }
             }
-            if bytes + record_bytes > most {
-                frames.push(start..index);
-                (start, bytes) = (index, HEADER);
+            if bytes > rest {
+                plan.files += 1;
+                rest = self.options.file_bytes - ENDS;
             }
-            bytes += record_bytes;
+            rest = rest.saturating_sub(bytes);
+            plan.frames.push(at..end);
+            at = end;
         }
-        if start < records.len() {
-            frames.push(start..records.len());
-        }
-        Ok(frames)
+        Ok(plan)
     }
 
-    /// Makes sure that there are files for frames before the first is written.
-    fn make_room(
-        &mut self,
-        frames: &[std::ops::Range<usize>],
-        records: &[Record<'_>],
-        control: bool,
-    ) -> Result<(), LogError> {
-        let sizes = frames.iter().map(|frame| {
-            let records = &records[frame.clone()];
-            frame_bytes(
-                records.len(),
-                records.iter().map(|record| record.body.len()).sum(),
-            )
-        });
-        let needed = self.writer.files_needed(sizes, self.options.file_bytes);
-        while self.pool.available(control) < needed {
-            let all = (self.live.len() + self.pool.len() + 1) as u64;
-            if all * self.options.file_bytes > self.options.budget_bytes {
-                return Err(LogError::Full {
-                    budget_bytes: self.options.budget_bytes,
-                });
+    /// The end of the largest frame that begins with a record.
+    fn whole_frame(&self, records: &[Record<'_>], at: usize) -> Result<usize, LogError> {
+        let most = self.max_frame_bytes();
+        let bytes = records[at].body.len();
+        if HEADER + RECORD + bytes > most {
+            let most = self.max_entry_bytes();
+            return Err(LogError::TooLarge { bytes, most });
+        }
+        Ok(fitting(records, at, most as u64).max(at + 1))
+    }
+
+    /// Makes sure that there are files before the first frame is written, and for entries
+    /// the reserve behind them.
+    pub(super) fn make_room(&mut self, files: usize, control: bool) -> Result<(), LogError> {
+        let needed = if control { files } else { files + RESERVE };
+        while self.pool.len() < needed {
+            if self.allowed_files() == 0 {
+                return Err(self.full());
             }
             self.stalls += 1;
-            match self.prepare_now() {
-                Ok(()) => {}
-                // A file that never was ready holds nothing: whatever happened to it,
-                // the log is as it was.
-                Err(_) => {
-                    let free_bytes = self.storage.free_bytes().unwrap_or(0);
-                    return Err(LogError::DiskFull { free_bytes });
-                }
+            // A file that never was ready holds nothing: whatever happened to it, the log
+            // is as it was.
+            if self.prepare_now().is_err() {
+                let free_bytes = self.storage.free_bytes().unwrap_or(0);
+                return Err(LogError::DiskFull { free_bytes });
             }
         }
         Ok(())
@@ -303,9 +320,18 @@ impl Log {
         let number = self.pool.next_file;
         self.pool.next_file += 1;
         let job = self.pool.job(&self.storage, number, &self.options);
-        let file = job.run()?;
-        self.pool.put(file.number);
+        let result = job.run();
+        self.was_prepared(&result);
+        self.pool.put(result?.number);
         Ok(())
+    }
+
+    /// What the preparing of a file says of the disk.
+    pub(super) fn was_prepared(&mut self, result: &io::Result<PreparedFile>) {
+        self.cannot_prepare = result.is_err();
+        if result.is_ok() {
+            self.free_bytes = self.free_bytes.saturating_sub(self.options.file_bytes);
+        }
     }
 
     /// Writes one frame and takes over what it says.
@@ -354,4 +380,36 @@ impl Log {
         }
         Ok(written)
     }
+}
+
+/// Frames for a batch.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Which records go into each.
+    pub(super) frames: Vec<Range<usize>>,
+    /// How many files they take behind the one that is written.
+    pub(super) files: usize,
+}
+
+/// The end of the records from `at` on that fit a frame of so many bytes. A hard state
+/// stays with the entry before it, as [`entry_bytes`](super::entry_bytes) counts it.
+fn fitting(records: &[Record<'_>], at: usize, most: u64) -> usize {
+    let mut bytes = HEADER as u64;
+    let mut end = at;
+    for (index, record) in records.iter().enumerate().skip(at) {
+        bytes += (RECORD + record.body.len()) as u64;
+        if bytes > most {
+            break;
+        }
+        let next = records.get(index + 1);
+        if next.is_none_or(|next| next.header.kind != kind::HARD_STATE) {
+            end = index + 1;
+        }
+    }
+    end
+}
+
+fn bytes_of(records: &[Record<'_>]) -> u64 {
+    let bodies = records.iter().map(|record| record.body.len()).sum();
+    frame_bytes(records.len(), bodies) as u64
 }

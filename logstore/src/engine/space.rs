@@ -1,4 +1,4 @@
-//! Room: reusing log files, bounding the log, and living with a full disk.
+//! Space: reusing log files, bounding the log, and living with a full disk.
 //!
 //! Files are reused strictly from the oldest on. One can go when a checkpoint holds
 //! its control records and every entry in it was compacted away; the checkpoint is
@@ -13,10 +13,9 @@ use crate::{
     storage::Storage,
     wal::{
         self,
-        frame::{HEADER, MOVED, Origin, RECORD, Record, kind},
+        frame::{MOVED, Origin, Record, kind},
         pool::{Pool, PrepareFile, PreparedFile, RESERVE},
         scan::{self, Wanted},
-        writer::WriteError,
     },
 };
 use std::{io, sync::Arc};
@@ -146,12 +145,11 @@ impl Log {
     /// [`Log::prepared`].
     #[must_use]
     pub fn prepare_pool_file(&mut self) -> Option<PrepareFile> {
-        let all = (self.live.len() + self.pool.len() + 1) as u64;
         if self.stopped
             || self.poisoned.is_some()
             || self.pool.is_preparing()
             || self.pool.len() >= self.options.pool_files + RESERVE
-            || all * self.options.file_bytes > self.options.budget_bytes
+            || self.allowed_files() == 0
         {
             return None;
         }
@@ -161,6 +159,7 @@ impl Log {
     /// Takes what a job made. A job that failed only means that there is one file
     /// less; on a full disk [`Log::check_space`] says so.
     pub fn prepared(&mut self, result: io::Result<PreparedFile>) {
+        self.was_prepared(&result);
         self.pool.prepared(result.ok());
     }
 
@@ -171,6 +170,7 @@ impl Log {
     /// What the disk says.
     pub fn check_space(&mut self) -> io::Result<Space> {
         let free_bytes = self.storage.free_bytes()?;
+        self.free_bytes = free_bytes;
         if free_bytes < self.options.stop_free_bytes {
             self.stopped = true;
         } else if free_bytes >= self.options.resume_free_bytes {
@@ -238,7 +238,9 @@ impl Log {
 
     /// Copies what is still needed of the oldest file to the end of the log, for
     /// replicas that cannot be flushed: leaderless, stuck or damaged ones. Then
-    /// [`Log::reclaim`] can reuse the file. Says how many records were copied.
+    /// [`Log::reclaim`] can reuse the file. Says how many records were copied; none when
+    /// there is no room for the copies now. They may take one file of the reserve, since
+    /// they free one.
     ///
     /// # Errors
     /// See [`LogError`]. It reads the whole file: the log waits that long.
@@ -288,35 +290,27 @@ impl Log {
                 copies.push(Record { header, body });
             }
         }
-        self.write_copies(&copies)?;
+        if !self.write_copies(&copies)? {
+            return Ok(0);
+        }
         if let Some(oldest) = self.live.front_mut() {
             oldest.claims.clear();
         }
         Ok(copies.len())
     }
 
-    /// Copies go in frames of their own, into the reserve if need be: they free more
-    /// than they take.
-    fn write_copies(&mut self, copies: &[Record<'_>]) -> Result<(), LogError> {
-        let mut rest = copies;
-        while !rest.is_empty() {
-            let mut bytes = HEADER;
-            let fits = rest.iter().take_while(|record| {
-                bytes += RECORD + record.body.len();
-                bytes <= self.max_frame_bytes()
-            });
-            let (piece, behind) = rest.split_at(fits.count().max(1));
-            match self.write_frame(piece, true) {
-                Ok(_) => rest = behind,
-                Err(WriteError::NoFile) => {
-                    return Err(LogError::Full {
-                        budget_bytes: self.options.budget_bytes,
-                    });
-                }
-                Err(WriteError::Disk(error)) => return Err(LogError::Io(error)),
-            }
+    /// Copies go in frames of their own; false if there is no room for all of them.
+    fn write_copies(&mut self, copies: &[Record<'_>]) -> Result<bool, LogError> {
+        let plan = self.plan(copies, true)?;
+        match self.make_room((plan.files + RESERVE).saturating_sub(1), true) {
+            Ok(()) => {}
+            Err(LogError::Full { .. } | LogError::DiskFull { .. }) => return Ok(false),
+            Err(error) => return Err(error),
         }
-        Ok(())
+        for frame in plan.frames {
+            self.write_planned(&copies[frame], true)?;
+        }
+        Ok(true)
     }
 
     /// The entries of a file that are still needed: whose, and up to where.

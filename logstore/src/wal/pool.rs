@@ -34,25 +34,15 @@ impl Pool {
         }
     }
 
-    /// How many files a record of this sort may take.
-    pub(crate) fn available(&self, control: bool) -> usize {
-        if control {
-            self.free.len()
-        } else {
-            self.free.len().saturating_sub(RESERVE)
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.free.len()
     }
 
     pub(crate) fn take(&mut self, control: bool) -> Option<u32> {
-        if self.available(control) == 0 {
-            None
-        } else {
-            self.free.pop_front()
+        if !control && self.free.len() <= RESERVE {
+            return None;
         }
+        self.free.pop_front()
     }
 
     pub(crate) fn put(&mut self, number: u32) {

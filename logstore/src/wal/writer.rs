@@ -17,6 +17,10 @@ use crate::{
 };
 use std::{io, sync::Arc};
 
+/// What every frame leaves at the end of its file: an empty frame that proves it, and
+/// the link to the next file.
+pub(crate) const ENDS: u64 = 2 * BLOCK as u64;
+
 /// Where the log goes on.
 pub(crate) struct Place {
     pub(crate) file: u32,
@@ -70,6 +74,8 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     /// Whether the last frame holds nothing that needs proof.
     proven: bool,
+    /// Of every file that is taken.
+    file_bytes: u64,
     plant: Option<Plant>,
 }
 
@@ -78,6 +84,7 @@ impl Writer {
         storage: Arc<dyn Storage>,
         place: Option<Place>,
         numbers: Numbers,
+        file_bytes: u64,
         plant: Option<Plant>,
     ) -> io::Result<Self> {
         let active = match place {
@@ -99,6 +106,7 @@ impl Writer {
             numbers,
             buffer: Vec::new(),
             proven: true,
+            file_bytes,
             plant,
         })
     }
@@ -121,26 +129,20 @@ impl Writer {
         self.proven
     }
 
-    /// How many files frames of these sizes will take, of files with `file_bytes`.
-    pub(crate) fn files_needed(
-        &self,
-        frames: impl Iterator<Item = usize>,
-        file_bytes: u64,
-    ) -> usize {
-        let mut left = self
-            .active
-            .as_ref()
-            .map_or(0, |active| active.len - active.offset);
-        let mut files = 0;
-        for bytes in frames {
-            let bytes = bytes as u64;
-            if bytes + BLOCK as u64 > left {
-                files += 1;
-                left = file_bytes;
-            }
-            left = left.saturating_sub(bytes);
-        }
-        files
+    /// What is left of the file that is written.
+    pub(crate) fn left(&self) -> u64 {
+        let active = self.active.as_ref();
+        active.map_or(0, |active| active.len.saturating_sub(active.offset))
+    }
+
+    /// The largest frame with records that fits there.
+    pub(crate) fn rest(&self) -> u64 {
+        self.left().saturating_sub(ENDS)
+    }
+
+    /// Whether an empty frame fits there and leaves room for the link.
+    pub(crate) fn can_prove(&self) -> bool {
+        self.left() >= ENDS
     }
 
     /// Writes one frame and syncs it.
@@ -153,11 +155,12 @@ impl Writer {
         let body_bytes = records.iter().map(|record| record.body.len()).sum();
         let bytes = frame::frame_bytes(records.len(), body_bytes) as u64;
         let mut took = None;
-        if self
-            .active
-            .as_ref()
-            .is_none_or(|a| a.offset + bytes + BLOCK as u64 > a.len)
-        {
+        let fits = if records.is_empty() {
+            self.can_prove()
+        } else {
+            bytes <= self.rest()
+        };
+        if !fits {
             let number = pool.take(control).ok_or(WriteError::NoFile)?;
             self.roll(number).map_err(WriteError::Disk)?;
             took = Some(number);
@@ -170,9 +173,9 @@ impl Writer {
     /// Goes on in another file, without a link, if a frame does not fit this one. A
     /// link would cut the unproven tail away before its copy is written.
     pub(crate) fn leave_full(&mut self, frame_bytes: usize) {
-        let bytes = (frame_bytes + BLOCK) as u64;
-        self.active
-            .take_if(|active| active.offset + bytes > active.len);
+        if frame_bytes as u64 > self.rest() {
+            self.active = None;
+        }
     }
 
     /// Leaves a link behind in the full file, which proves its last frame too, and
@@ -183,6 +186,12 @@ impl Writer {
         }
         let file = self.storage.open(&wal::file_path(number))?;
         let len = file.len()?;
+        if len != self.file_bytes {
+            return Err(io::Error::other(format!(
+                "log file {number} has {len} bytes, and had {} when it was prepared",
+                self.file_bytes
+            )));
+        }
         self.numbers.epoch += 1;
         self.active = Some(Active {
             number,

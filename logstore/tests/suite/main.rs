@@ -10,6 +10,8 @@ mod engine;
 mod flips;
 mod machine;
 mod planted;
+mod reserve;
+mod room;
 mod sweep;
 mod versions;
 mod workload;

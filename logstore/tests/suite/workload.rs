@@ -56,3 +56,35 @@ pub(crate) fn entry(shard: u16, position: u64, term: u64) -> LogEntry {
 pub(crate) fn contents(log: &LogIndex) -> Vec<LogEntry> {
     log.entries(0, u64::MAX, u64::MAX)
 }
+
+/// What the log thread commits when a shard was flushed up to a position and needs no
+/// entries before it.
+pub(crate) fn flushed(key: ReplicaKey, position: u64, term: u64) -> [Append; 2] {
+    let segments = Append::Segments {
+        key,
+        position,
+        term,
+        added: Vec::new(),
+        removed: Vec::new(),
+    };
+    let compacted = Append::CompactedTo {
+        key,
+        position,
+        term,
+    };
+    [segments, compacted]
+}
+
+/// One entry with a payload of so many bytes.
+pub(crate) fn sized(key: ReplicaKey, position: u64, bytes: usize) -> Append {
+    let entry = LogEntry {
+        position,
+        term: 1,
+        kind: 0,
+        payload: vec![7; bytes].into(),
+    };
+    Append::Entries {
+        key,
+        entries: vec![entry],
+    }
+}
