@@ -112,6 +112,12 @@ impl FlushJob {
         self.key
     }
 
+    /// The segments will hold everything up to here.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.frozen.position
+    }
+
     /// Bytes of the memtable that it writes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -8,6 +8,7 @@
 use std::{io, sync::Arc};
 
 pub mod disk;
+pub mod observed;
 pub mod simulated;
 
 /// A directory tree on some disk.
