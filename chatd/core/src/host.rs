@@ -26,6 +26,7 @@ mod proposals;
 mod reads;
 mod requests;
 mod shard;
+mod trail;
 
 use bytes::Bytes;
 use chat_wire::{
@@ -49,6 +50,7 @@ use shard::Shard;
 
 pub use lookup::Lookup;
 pub use parked::MAX_WARMING;
+pub use trail::{Place, Trail};
 
 /// Passes of one [`Host::poll`] at most; what is left is done by the next, which
 /// [`Host::deadline_ms`] asks for at once.
@@ -296,6 +298,7 @@ struct Pass<'a> {
     disk_full: bool,
     /// What may still be applied in this poll.
     apply_bytes: usize,
+    trail: &'a Trail,
     parked: &'a mut Parked,
     counters: &'a mut Counters,
     effects: &'a mut Vec<Effect>,
@@ -333,6 +336,7 @@ pub struct Host<S: ShardStore> {
     disk_full: bool,
     now: Now,
     next_tick_ms: u64,
+    trail: Arc<Trail>,
 }
 
 impl<S: ShardStore> Host<S> {
@@ -350,6 +354,7 @@ impl<S: ShardStore> Host<S> {
             disk_full: false,
             now: Now::default(),
             next_tick_ms: 0,
+            trail: Arc::default(),
         }
     }
 
@@ -405,6 +410,7 @@ impl<S: ShardStore> Host<S> {
             now,
             disk_full: self.disk_full,
             apply_bytes: 0,
+            trail: &self.trail,
             parked: &mut self.parked,
             counters: &mut self.counters,
             effects: &mut self.effects,
@@ -417,6 +423,7 @@ impl<S: ShardStore> Host<S> {
             return;
         };
         self.dirty.insert(id);
+        self.trail.enter(shard.place());
         match event {
             Event::Session(to) => shard.request(&mut pass, to.request),
             Event::Shard(message) => shard.message(&mut pass, message.from, message.says),
@@ -430,6 +437,7 @@ impl<S: ShardStore> Host<S> {
             }
             Event::DiskFull(_) | Event::Tick => {}
         }
+        self.trail.leave();
     }
 
     /// While the disk is full nobody waits for what may be written much later.
@@ -442,6 +450,7 @@ impl<S: ShardStore> Host<S> {
             now: self.now,
             disk_full: true,
             apply_bytes: 0,
+            trail: &self.trail,
             parked: &mut self.parked,
             counters: &mut self.counters,
             effects: &mut self.effects,
@@ -486,6 +495,7 @@ impl<S: ShardStore> Host<S> {
                     now,
                     disk_full: self.disk_full,
                     apply_bytes,
+                    trail: &self.trail,
                     parked: &mut self.parked,
                     counters: &mut self.counters,
                     effects: &mut self.effects,
@@ -493,7 +503,9 @@ impl<S: ShardStore> Host<S> {
                 let Some(shard) = self.shards.get_mut(&id) else {
                     continue;
                 };
+                self.trail.enter(shard.place());
                 let more = shard.advance(&mut pass);
+                self.trail.leave();
                 apply_bytes = pass.apply_bytes;
                 if more {
                     self.dirty.insert(id);
@@ -522,14 +534,17 @@ impl<S: ShardStore> Host<S> {
                 now,
                 disk_full: self.disk_full,
                 apply_bytes: 0,
+                trail: &self.trail,
                 parked: &mut self.parked,
                 counters: &mut self.counters,
                 effects: &mut self.effects,
             };
+            self.trail.enter(shard.place());
             match shelved {
                 Shelved::Page(session) => shard.delivery.release(session),
                 Shelved::Attach(attach) => shard.attach(&mut pass, *attach),
             }
+            self.trail.leave();
         }
     }
 
@@ -622,6 +637,12 @@ impl<S: ShardStore> Host<S> {
         self.shards
             .get_mut(&shard)
             .map(|shard| shard.replica.store_mut())
+    }
+
+    /// Where this host is, for whoever looks after a panic.
+    #[must_use]
+    pub fn trail(&self) -> Arc<Trail> {
+        Arc::clone(&self.trail)
     }
 
     /// What was done since the host began.

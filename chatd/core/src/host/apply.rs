@@ -27,6 +27,12 @@ impl<S: ShardStore> Shard<S> {
         while self.may_apply(pass)
             && let Some(entry) = self.committed.front().cloned()
         {
+            assert_eq!(
+                entry.index,
+                self.applied + 1,
+                "Raft commits positions in order, without gaps"
+            );
+            pass.trail.apply(entry.index);
             if !self.apply_entry(pass, &entry)? {
                 break;
             }

@@ -8,7 +8,7 @@ use chat_wire::{
 use std::collections::VecDeque;
 
 use super::{
-    Effect, HostSettings, Pass, ShardStatus,
+    Effect, HostSettings, Pass, Place, ShardStatus,
     acks::Acks,
     attach::Attaching,
     incoming::Incoming,
@@ -323,6 +323,14 @@ impl<S: ShardStore> Shard<S> {
         self.incoming = Incoming::default();
         self.relay = Relay::default();
         self.people = People::default();
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place {
+            shard: self.id,
+            position: self.applied,
+            served: self.leads,
+        }
     }
 
     pub(super) fn status(&self, now: Now) -> ShardStatus {
