@@ -235,6 +235,11 @@ impl Delivery {
         };
         for &session in sessions {
             let slot = self.slots.get_mut(&session).expect("by_user names slots");
+            assert!(
+                slot.head < inbox_seq,
+                "an inbox at {} gets event {inbox_seq}: its numbers rise",
+                slot.head
+            );
             slot.head = inbox_seq;
             if slot.cursor + 1 != inbox_seq || slot.credits == 0 {
                 fall_behind(&mut self.slow, session, slot, now_ms);
@@ -429,7 +434,13 @@ impl Delivery {
             self.out.push((session, ToSession::Signal(Body::Gap(gap))));
             return;
         }
-        slot.cursor = events.last().map_or(slot.cursor, |event| event.inbox_seq);
+        let last = events.last().map_or(slot.cursor, |event| event.inbox_seq);
+        assert!(
+            slot.cursor < last && events.len() <= slot.credits as usize,
+            "a page goes on from {} within the credits, and ends with {last}",
+            slot.cursor
+        );
+        slot.cursor = last;
         slot.credits -= u32::try_from(events.len()).expect("a page is within the credits");
         self.out.push((session, ToSession::Events(events)));
     }

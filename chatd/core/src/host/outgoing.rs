@@ -65,6 +65,22 @@ impl Stream {
         self.sent - self.confirmed < WINDOW
     }
 
+    /// What holds before and after everything that is done to a stream: what a destination
+    /// or the disk said was looked at before it came in here.
+    fn check(&self) {
+        assert!(
+            self.confirmed <= self.sent && self.sent <= self.last,
+            "an outbox is confirmed to {}, sent to {} and ends with {}",
+            self.confirmed,
+            self.sent,
+            self.last
+        );
+        assert!(
+            self.confirm_proposed <= self.confirmed,
+            "what is proposed as confirmed was confirmed"
+        );
+    }
+
     fn sample(&mut self, now_ms: u64) {
         let fresh = self
             .samples
@@ -111,6 +127,7 @@ impl Outgoing {
         if !stream.outstanding() {
             stream.progress_ms = now_ms;
         }
+        stream.check();
         stream.last = stream.last.max(number);
         stream.sample(now_ms);
         if !stream.handshake && stream.sent + 1 == number && stream.window_is_open() {
@@ -120,6 +137,7 @@ impl Outgoing {
                 body: body.clone(),
             });
         }
+        stream.check();
         self.active.insert(entry.destination);
     }
 
@@ -148,6 +166,12 @@ impl<S: ShardStore> Shard<S> {
     pub(super) fn load_outboxes(&mut self, pass: &mut Pass<'_>) -> Result<(), Unreadable> {
         self.outgoing = Outgoing::default();
         for outbox in outbox::outboxes(self.replica.store())? {
+            if outbox.confirmed > outbox.last {
+                return Err(Unreadable(format!(
+                    "the outbox for shard {} is confirmed to {} and ends with {}",
+                    outbox.destination, outbox.confirmed, outbox.last
+                )));
+            }
             let mut stream = Stream {
                 last: outbox.last,
                 sent: outbox.confirmed,
@@ -183,6 +207,7 @@ impl<S: ShardStore> Shard<S> {
         let Some(stream) = self.outgoing.streams.get_mut(&destination) else {
             return Ok(());
         };
+        stream.check();
         let mut items = std::mem::take(&mut stream.batch);
         let ask = stream.handshake && !stream.asked;
         let mut more = false;
@@ -200,6 +225,7 @@ impl<S: ShardStore> Shard<S> {
             }
             items.extend(read);
         }
+        stream.check();
         if items.is_empty() {
             return Ok(());
         }
@@ -246,6 +272,7 @@ impl<S: ShardStore> Shard<S> {
         }
         if number > stream.confirmed {
             stream.confirm(number);
+            stream.check();
             stream.incarnation = incarnation;
             stream.progress_ms = now_ms;
             let full = number - stream.confirm_proposed >= CONFIRM_ENTRIES;
