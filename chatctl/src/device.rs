@@ -6,12 +6,14 @@
 //!                           <device>.lock    held while a command uses the device
 //!                           <device>.queue   unsent messages of `chat` (see chat-client)
 //! ```
+//! Folders and files are their owner's alone, and no link below the state is followed.
 //! One-shot commands borrow one of [`SPARE`] devices of their own, so that they never
 //! end the session of a terminal that listens; a server allows twenty devices a person.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -160,12 +162,52 @@ fn folder(global: &Global, person: &str) -> Result<PathBuf, Failure> {
         None => default_state()?,
     };
     let server = format!("{}-{}", global.server.host(), global.server.port());
-    let folder = state.join(file_name(&server)).join(file_name(person));
-    fs::create_dir_all(&folder).map_err(|error| {
-        Failure::new(FAILED, format!("{}: {error}", folder.display()))
-            .hint("choose another folder with --state")
-    })?;
+    let mut folder = state;
+    own(&folder)?;
+    for part in [file_name(&server), file_name(person)] {
+        folder.push(part);
+        own(&folder)?;
+    }
+    for entry in fs::read_dir(&folder).map_err(|error| unusable(&folder, &error))? {
+        let path = entry.map_err(|error| unusable(&folder, &error))?.path();
+        if let Ok(found) = fs::symlink_metadata(&path) {
+            if !found.is_file() {
+                let kind = std::io::Error::other("it is a symbolic link or no plain file");
+                return Err(unusable(&path, &kind));
+            }
+            narrow(&path, &found, 0o600)?;
+        }
+    }
     Ok(folder)
+}
+
+/// Makes a folder if it is missing, for its owner alone. One that others may look into,
+/// as older versions left it, is closed to them; one of somebody else is refused.
+fn own(folder: &Path) -> Result<(), Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| unusable(folder, &error))?;
+    let found = fs::metadata(folder).map_err(|error| unusable(folder, &error))?;
+    narrow(folder, &found, 0o700)
+}
+
+fn narrow(path: &Path, found: &fs::Metadata, mode: u32) -> Result<(), Failure> {
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        let other = std::io::Error::other(format!("it belongs to user {}", found.uid()));
+        return Err(unusable(path, &other));
+    }
+    if found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| unusable(path, &error))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FAILED, format!("{}: {error}", path.display()))
+        .hint("choose another folder with --state")
 }
 
 fn default_state() -> Result<PathBuf, Failure> {
@@ -231,6 +273,54 @@ mod tests {
         let again = Device::named(&global, "alice").unwrap();
         assert_eq!((again.id(), again.state()), (id, Some(state)));
         assert_ne!(Device::named(&global, "bob").unwrap().id(), id);
+    }
+
+    #[test]
+    fn what_is_kept_was_readable_by_all_and_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let global = global(&state);
+        drop(Device::named(&global, "alice").unwrap());
+        let files = || {
+            let mut found = vec![state.clone()];
+            let mut at = 0;
+            while at < found.len() {
+                if found[at].is_dir() {
+                    let entries = fs::read_dir(&found[at]).unwrap();
+                    found.extend(entries.map(|entry| entry.unwrap().path()));
+                }
+                at += 1;
+            }
+            found
+        };
+        assert_eq!(files().len(), 5, "{:?}", files());
+        // As versions before left them.
+        for path in files() {
+            let mode = if path.is_dir() { 0o755 } else { 0o644 };
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        drop(Device::named(&global, "alice").unwrap());
+        for path in files() {
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode, wanted, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_state_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let global = global(&folder.path().join("state"));
+        let device = Device::named(&global, "alice").unwrap();
+        let place = device.queue().with_extension("json");
+        drop(device);
+        let outside = folder.path().join("outside");
+        fs::write(&outside, "{}").unwrap();
+        fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink(&outside, &place).unwrap();
+        let refused = Device::named(&global, "alice").err().unwrap().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert_eq!(fs::read(&outside).unwrap(), b"{}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What went wrong, what to do about it, and the exit code that scripts see.
 
+use crate::output;
 use chat_client::{Code, ConnectError, Refused, RequestError, SendError, admin::AdminError};
 
 /// The server refused, or something else failed.
@@ -57,10 +58,10 @@ impl Failure {
 
     pub(crate) fn print(&self) {
         if !self.message.is_empty() {
-            eprintln!("error: {}", self.message);
+            output::remark(&format!("error: {}", self.message));
         }
         if let Some(hint) = &self.hint {
-            eprintln!("       {hint}");
+            output::remark(&format!("       {hint}"));
         }
     }
 }

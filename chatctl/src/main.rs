@@ -4,6 +4,8 @@
 //! [`connect`] turns that into a session; [`output`] prints, as a table for people or
 //! as JSON for scripts; [`failure`] says what went wrong, what to do, and the exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod commands;
 mod connect;
 mod device;
@@ -16,8 +18,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use commands::Arguments;
+use rustix::fs::Mode;
 
 fn main() -> ExitCode {
+    // What is kept of conversations is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
@@ -28,7 +33,8 @@ fn main() -> ExitCode {
         _ => tracing::Level::DEBUG,
     };
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| output::Log)
+        .with_ansi(false)
         .with_max_level(level)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -38,7 +44,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the runtime cannot start: {error}");
+            output::remark(&format!("error: the runtime cannot start: {error}"));
             return ExitCode::from(failure::FAILED);
         }
     };

@@ -6,6 +6,8 @@ use chat_client::{
     ids::{ConversationId, GroupId, UserId},
 };
 
+use chat_wire::limits::NAME_BYTES;
+
 use crate::failure::{FAILED, Failure};
 
 /// Pages of conversations or members that are searched for a name.
@@ -32,10 +34,22 @@ impl std::str::FromStr for Typed {
         }
         match number(text) {
             Some(group) => Ok(Self::Group(group)),
-            None if text.is_empty() => Err("no name".to_owned()),
-            None => Ok(Self::Person(text.to_owned())),
+            None => Ok(Self::Person(checked(text)?)),
         }
     }
+}
+
+/// A name as docs/protocol.md (R18) allows it: nobody has another.
+pub(crate) fn checked(name: &str) -> Result<String, String> {
+    if name.is_empty() {
+        return Err("no name".to_owned());
+    }
+    if name.len() > NAME_BYTES || name.chars().any(char::is_control) {
+        return Err(format!(
+            "a name has 1 to {NAME_BYTES} bytes and no control characters"
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 /// The number of a group has its top bit set: no name of a person is taken for one by accident.

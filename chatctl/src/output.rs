@@ -1,5 +1,10 @@
-//! What is printed: tables for people, JSON lines for scripts; never a control
-//! character from somebody else's message on a terminal.
+//! What is printed: tables for people, JSON lines for scripts, remarks and errors on
+//! standard error.
+//!
+//! Nothing leaves this file raw: texts of a server or of somebody else may hold characters
+//! that rule a terminal, turn the direction of writing or cannot be seen ([`is_hidden`]).
+//! On lines for people they stand as `\\u{1b}`, in JSON as its own escapes, so that a script
+//! reads what was said.
 
 use std::{
     io::{IsTerminal, Write},
@@ -24,7 +29,8 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(titles.iter().map(|title| title.to_uppercase()));
     for row in rows {
-        table.add_row(row);
+        // Before the columns are as wide as their cells.
+        table.add_row(row.iter().map(|cell| clean(cell)));
     }
     for line in table.lines() {
         // The table has a space before its first column.
@@ -34,11 +40,58 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
 
 /// One JSON value on a line.
 pub(crate) fn json(value: &Value) {
-    say(&value.to_string());
+    print(&json_line(value));
 }
 
-/// A line. A reader that has gone (`| head`) ends the command quietly.
+/// As it is printed. Outside of its strings JSON has none of these characters.
+fn json_line(value: &Value) -> String {
+    use std::fmt::Write as _;
+    let mut line = String::new();
+    for character in value.to_string().chars() {
+        if is_hidden(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(line, "\\u{unit:04x}").expect("a string takes what comes");
+            }
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// A line.
 pub(crate) fn say(line: &str) {
+    print(&clean(line));
+}
+
+/// A line for whoever looks, not for scripts.
+pub(crate) fn remark(line: &str) {
+    complain(&clean(line));
+}
+
+#[expect(clippy::print_stderr, reason = "what is printed was cleaned")]
+fn complain(line: &str) {
+    eprintln!("{line}");
+}
+
+/// The log, line by line.
+pub(crate) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for line in String::from_utf8_lossy(bytes).lines() {
+            complain(&clean(line));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A reader that has gone (`| head`) ends the command quietly.
+fn print(line: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
@@ -51,18 +104,39 @@ pub(crate) fn value(of: &impl serde::Serialize) -> Result<Value, Failure> {
         .map_err(|error| Failure::new(crate::failure::FAILED, error.to_string()))
 }
 
-/// Text of somebody else: control characters, which could rule the terminal, become visible.
+/// Whether a character is one that nobody sees, or that changes what others look like.
+pub(crate) fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            // A hyphen that shows only at a line's end, joiners of graphemes, a vowel separator.
+            '\u{ad}' | '\u{34f}' | '\u{180e}'
+            // Marks, embeddings, overrides and isolates of the direction of writing.
+            | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+            // Of no width; separators of lines; operators that are not seen.
+            | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2065}' | '\u{feff}'
+            // Annotations, and what has no meaning.
+            | '\u{fff9}'..='\u{fffb}'
+            // Tags, and selectors of variants, which can carry a text of their own.
+            | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// Text of somebody else, in one line: what cannot be seen is shown by its number.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|character| match character {
-            '\n' => '⏎',
-            '\t' => ' ',
-            // Marks that turn the direction of writing can make a text say something else.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-            character if character.is_control() => '\u{fffd}',
-            character => character,
-        })
-        .collect()
+    use std::fmt::Write as _;
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => line.push('⏎'),
+            '\t' => line.push(' '),
+            hidden if is_hidden(hidden) => {
+                write!(line, "\\u{{{:x}}}", u32::from(hidden)).expect("a string takes what comes");
+            }
+            other => line.push(other),
+        }
+    }
+    line
 }
 
 /// What a content says, in one line.
@@ -234,9 +308,95 @@ mod tests {
     fn no_message_rules_the_terminal() {
         assert_eq!(
             clean("a\u{1b}[2Jb\r\n\u{202e}c"),
-            "a\u{fffd}[2Jb\u{fffd}⏎\u{fffd}c"
+            "a\\u{1b}[2Jb\\u{d}⏎\\u{202e}c"
         );
         assert_eq!(clean("grüße 👋🏽"), "grüße 👋🏽");
+    }
+
+    /// The classes as Unicode has them, said again and otherwise than above.
+    fn dangerous() -> impl Iterator<Item = char> {
+        let ranges: [(u32, u32); 15] = [
+            (0x00, 0x1f),
+            (0x7f, 0x9f),
+            (0xad, 0xad),
+            (0x34f, 0x34f),
+            (0x61c, 0x61c),
+            (0x180e, 0x180e),
+            (0x200b, 0x200f),
+            (0x2028, 0x202e),
+            (0x2060, 0x206f),
+            (0xfeff, 0xfeff),
+            (0xfff9, 0xfffb),
+            (0xe_0000, 0xe_007f),
+            (0xe_0100, 0xe_01ef),
+            (0xe_0080, 0xe_00ff),
+            (0xe_01f0, 0xe_0fff),
+        ];
+        ranges
+            .into_iter()
+            .flat_map(|(from, to)| from..=to)
+            .filter_map(char::from_u32)
+    }
+
+    #[test]
+    fn every_hidden_character_is_shown_by_its_number_and_reads_the_same_in_json() {
+        let mut count = 0;
+        for character in dangerous() {
+            let text = format!("a{character}b\"\\");
+            let line = clean(&text);
+            assert!(!line.chars().any(is_hidden), "{line:?}");
+            assert!(
+                character == '\n'
+                    || character == '\t'
+                    || line.contains(&format!("{:x}", u32::from(character))),
+                "{line}"
+            );
+            let value = serde_json::json!({ text.as_str(): [&text] });
+            let line = json_line(&value);
+            assert!(
+                !line.chars().any(|at| dangerous().any(|bad| bad == at)),
+                "{line:?}"
+            );
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+            count += 1;
+        }
+        assert!(count > 4_000);
+        // And nothing else is touched: what people write stays readable.
+        for code in 0..=0x2_ffff {
+            let Some(character) = char::from_u32(code) else {
+                continue;
+            };
+            let hidden = dangerous()
+                .take_while(|_| code < 0x1_0000)
+                .any(|bad| bad == character);
+            assert_eq!(is_hidden(character), hidden, "{code:x}");
+        }
+    }
+
+    #[test]
+    fn no_other_file_prints() {
+        fn sources(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    sources(&path, found);
+                } else {
+                    found.push(path);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        sources(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut found,
+        );
+        assert!(found.len() > 20);
+        for path in found.iter().filter(|path| !path.ends_with("output.rs")) {
+            let text = std::fs::read_to_string(path).unwrap();
+            for way in ["println!", "eprint", "print!(", "stdout().", "stderr()."] {
+                assert!(!text.contains(way), "{} has {way}", path.display());
+            }
+        }
     }
 
     #[test]

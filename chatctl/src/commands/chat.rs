@@ -137,10 +137,10 @@ impl Chat<'_> {
             }
         }
         if self.format == Format::Table {
-            eprintln!(
+            output::remark(&format!(
                 "(you are {}; type a line and press Enter; /quit or Ctrl-D ends)",
                 output::clean(&self.client.name())
-            );
+            ));
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Chat<'_> {
             Ok(pending) => pending,
             // A text that is too long: the chat goes on.
             Err(error @ SendError::Refused { .. }) => {
-                eprintln!("(not sent: {error})");
+                output::remark(&format!("(not sent: {error})"));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -184,7 +184,7 @@ impl Chat<'_> {
                 "msgId": sent.msg_id.to_string(),
             }})),
             (_, Err(SendError::Closed)) => {}
-            (_, Err(error)) => eprintln!("(not sent: {error})"),
+            (_, Err(error)) => output::remark(&format!("(not sent: {error})")),
         }
     }
 
@@ -224,12 +224,14 @@ impl Chat<'_> {
             }
             Incoming::Connected(connected) if self.format == Format::Table => {
                 self.away = false;
-                eprintln!("(connected over {})", connected.transport);
+                output::remark(&format!("(connected over {})", connected.transport));
             }
             Incoming::Disconnected { reason, .. }
                 if self.format == Format::Table && !std::mem::replace(&mut self.away, true) =>
             {
-                eprintln!("(the connection is lost: {reason}; trying again, go on typing)");
+                output::remark(&format!(
+                    "(the connection is lost: {reason}; trying again, go on typing)"
+                ));
             }
             _ => {}
         }

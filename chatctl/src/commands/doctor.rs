@@ -97,6 +97,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
     node(global, &mut report).await?;
     bar.inc(1);
     disk(&options, &mut report);
+    note(&options, &mut report);
     bar.inc(1);
     ports(global, &mut report).await;
     bar.inc(1);
@@ -211,6 +212,11 @@ fn cluster_checks(cluster: &Value, report: &mut Report) {
             );
         }
     }
+    if let Some(last) = cluster.get("last_panic").filter(|last| last.is_object()) {
+        let reason = last.get("reason").and_then(Value::as_str).unwrap_or("");
+        let unix_ms = last.get("unix_ms").and_then(Value::as_u64).unwrap_or(0);
+        panicked(report, reason, unix_ms);
+    }
     for down in cluster
         .get("down")
         .and_then(Value::as_array)
@@ -260,6 +266,47 @@ fn disk(options: &Options, report: &mut Report) {
             "check its owner and how it is mounted",
         ),
     }
+}
+
+/// What a node that a panic ended has left, for when it does not run.
+fn note(options: &Options, report: &mut Report) {
+    let path = options.data.join("PANIC");
+    let Ok(bytes) = std::fs::read(&path) else {
+        return;
+    };
+    // The first line is a checksum, for the node.
+    let json = bytes
+        .split(|byte| *byte == b'\n')
+        .nth(1)
+        .unwrap_or_default();
+    match serde_json::from_slice::<Value>(json) {
+        Ok(note) => {
+            let reason = note.get("reason").and_then(Value::as_str).unwrap_or("");
+            let unix_ms = note.get("unix_ms").and_then(Value::as_u64).unwrap_or(0);
+            if !reason.is_empty() {
+                panicked(report, reason, unix_ms);
+            }
+        }
+        Err(_) => report.add(
+            "last panic",
+            Verdict::Odd,
+            format!("{} cannot be read", path.display()),
+            "if the node has ended with exit code 70, its log says why",
+        ),
+    }
+}
+
+fn panicked(report: &mut Report, reason: &str, unix_ms: u64) {
+    if report.checks.iter().any(|check| check.name == "last panic") {
+        return;
+    }
+    report.add(
+        "last panic",
+        Verdict::Odd,
+        format!("at {}: {reason}", output::time(unix_ms)),
+        "a defect of that version, and nothing acknowledged is lost: report the place; \
+         another version may mend it",
+    );
 }
 
 /// Each way to the server by itself.

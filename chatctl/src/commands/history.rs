@@ -65,7 +65,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
         }
     }
     if events.is_empty() && global.output == Format::Table {
-        eprintln!("(no messages)");
+        output::remark("(no messages)");
     }
     client.close().await;
     Ok(())

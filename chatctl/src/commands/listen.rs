@@ -75,10 +75,10 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), Failure
             head.get_or_insert(connected.inbox_head);
             if is_new && connected.inbox_head > 0 && printed == 0 && global.output == Format::Table
             {
-                eprintln!(
+                output::remark(&format!(
                     "(a new device: {} earlier events are not shown; --all shows them)",
                     connected.inbox_head
-                );
+                ));
             }
         }
         if let Incoming::Closed(error) = incoming {
@@ -133,17 +133,17 @@ fn show(format: Format, client: &Client, incoming: &Incoming) -> Result<(), Fail
         Incoming::Typing(typing) if typing.on => {
             output::say(&format!("(user {} types)", typing.user));
         }
-        Incoming::Connected(connected) => eprintln!(
+        Incoming::Connected(connected) => output::remark(&format!(
             "(connected as {} over {})",
             output::clean(&connected.name),
             connected.transport
-        ),
-        Incoming::Disconnected { reason, retry_in } => eprintln!(
+        )),
+        Incoming::Disconnected { reason, retry_in } => output::remark(&format!(
             "(the connection is lost: {reason}; trying again in {} ms)",
             retry_in.as_millis()
-        ),
+        )),
         Incoming::TokenExpiring { within } => {
-            eprintln!("(the token ends in {} s)", within.as_secs());
+            output::remark(&format!("(the token ends in {} s)", within.as_secs()));
         }
         _ => {}
     }
