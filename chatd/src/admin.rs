@@ -5,4 +5,5 @@
 //! loopback it demands a bearer token. Nothing here changes anything yet.
 
 pub mod audit;
+pub mod port;
 pub mod routes;

@@ -6,8 +6,12 @@
 
 pub mod admin;
 pub mod clock;
+pub mod descriptors;
 pub mod edge;
+pub mod folder;
 pub mod metrics;
+mod planted;
 pub mod server;
 pub mod settings;
 pub mod shards;
+pub mod watch;

@@ -1,7 +1,7 @@
 //! The daemon's binary: flags, logs, a runtime, and the server in it.
 //!
 //! Exit codes: 0 after a stop that was asked for, 1 if the node could not start or
-//! had to end, 2 if the settings are wrong.
+//! had to end, 2 if the settings are wrong, 70 if a panic ended it.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -13,6 +13,7 @@ use chatd::{
     settings::{self, LogFormat, Settings, flags::Flags},
 };
 use clap::Parser as _;
+use rustix::fs::Mode;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -22,6 +23,8 @@ const FAILED: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
+    // What a node writes is its own alone, whoever creates the file.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let flags = Flags::parse();
     if flags.print_configuration {
         // A reader that has seen enough is no error.

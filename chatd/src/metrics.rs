@@ -65,6 +65,10 @@ pub struct Metrics {
     pub frames_received: Counter,
     /// Frames to clients.
     pub frames_sent: Counter,
+    /// Opens that found no descriptor left, as the admin port read it last.
+    pub descriptors_exhausted: Gauge<i64, AtomicI64>,
+    /// Panics that ended one task, as of a connection.
+    pub task_panics: Counter,
     /// Bytes that wait for clients.
     pub outbound_bytes: Gauge<i64, AtomicI64>,
 }
@@ -88,7 +92,7 @@ pub struct Transport {
 pub struct Closed {
     /// `websocket`, `websocket_tls` or `quic`.
     pub transport: &'static str,
-    /// The name of an error code, `client`, `lost`, `protocol` or `shutdown`.
+    /// The name of an error code, `client`, `lost`, `panic`, `protocol` or `shutdown`.
     pub reason: &'static str,
 }
 
@@ -156,6 +160,8 @@ impl Metrics {
             logins: Family::default(),
             frames_received: Counter::default(),
             frames_sent: Counter::default(),
+            descriptors_exhausted: Gauge::default(),
+            task_panics: Counter::default(),
             outbound_bytes: Gauge::default(),
         };
         metrics.register_messages();
@@ -302,6 +308,16 @@ impl Metrics {
             "outbound_bytes",
             "Bytes that wait for clients to take them",
             self.outbound_bytes.clone(),
+        );
+        registry.register(
+            "descriptors_exhausted",
+            "Opens of the daemon's own files that found no descriptor left, since the start",
+            self.descriptors_exhausted.clone(),
+        );
+        registry.register(
+            "task_panics",
+            "Panics that ended one task, as that of a connection",
+            self.task_panics.clone(),
         );
     }
 }

@@ -1,11 +1,13 @@
 //! Puts the parts of a node together, and takes them apart in order when it ends.
 //!
 //! Start: settings, directory, ports, shards, doors. A port that is taken or a
-//! directory of somebody else is found out before anything is written. End: no new
-//! sessions, clients told, what they still send carried out, the log synced, exit 0.
-//! A write that failed ends it at once, with 1.
+//! directory of somebody else is found out before anything is written, and the admin port
+//! answers while the log is read. End: no new sessions, clients told, what they still send carried out, the log synced, exit 0.
+//! A write that failed ends it at once, with 1; a panic that is not of one connection ends
+//! it where it stands ([`last_words`]).
 
 pub mod data;
+pub mod last_words;
 mod process;
 
 use std::{
@@ -22,17 +24,18 @@ use chat_core::{host::HostSettings, placement::map::ShardMap, session::SessionSe
 use chat_wire::limits::Limits;
 use logstore::{
     engine,
-    segment::{Compression, SegmentOptions},
+    segment::{Compression, MapLimits, SegmentOptions},
     storage::disk::Disk,
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{data::Data, process::Stop};
+use self::{data::Data, last_words::LastWords, process::Stop};
 use crate::{
     admin::{
-        audit,
-        routes::{self, Admin},
+        audit, port,
+        routes::{self, Admin, LastPanic},
     },
+    descriptors::{self, Needs},
     edge::{
         admission::{Admission, Caps},
         auth::{
@@ -47,9 +50,11 @@ use crate::{
         tls::{self, Certificate, Files},
         websocket::upgrade,
     },
+    folder::Folder,
     metrics::Metrics,
     settings::Settings,
-    shards::{self, Join, ShardReport, Shards},
+    shards::{self, Join, Panicked, ShardReport, Shards},
+    watch::{self, Role, Watch},
 };
 
 /// How often the end of connections is looked for.
@@ -58,6 +63,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How often a start is asked whether all shards serve.
 const READY_STEP: Duration = Duration::from_millis(200);
+/// Segment files that a flush and a sweep have open at once.
+const FLUSH_FILES: u64 = 32;
 /// Bytes of an admin token at least.
 const TOKEN_BYTES: usize = 16;
 
@@ -71,6 +78,7 @@ struct Node {
     join: Join,
     addresses: Vec<SocketAddr>,
     admin_address: SocketAddr,
+    words: Arc<LastWords>,
     /// Held to the end.
     _data: Data,
 }
@@ -83,7 +91,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut stop = Stop::listen().context("signals cannot be listened for")?;
     let node = start(&settings).await?;
     announce(&settings, &node);
-    tokio::spawn(follow_recovery(Arc::clone(&node.admin)));
+    tokio::spawn(follow_recovery(
+        Arc::clone(&node.admin),
+        Arc::clone(&node.words),
+    ));
     let failed = tokio::select! {
         name = stop.next() => {
             tracing::info!(signal = name, "stopping; once more to stop at once");
@@ -108,9 +119,14 @@ pub async fn run(settings: Settings) -> Result<()> {
 
 async fn start(settings: &Settings) -> Result<Node> {
     let data = Data::open(&settings.data, rand::random)?;
+    let words = LastWords::new(data.note(), env!("CARGO_PKG_VERSION"));
+    let watch = {
+        let words = Arc::clone(&words);
+        Watch::new(move |ended| words.end(ended))
+    };
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
-    process::raise_open_files(settings.edge.max_connections);
-    let certificate = certificate(settings, data.path())?;
+    let connections = connections(settings, workers)?;
+    let certificate = certificate(settings, data.folder())?;
     let bound = settings
         .listen
         .iter()
@@ -131,20 +147,40 @@ async fn start(settings: &Settings) -> Result<Node> {
         ..Bounds::default()
     }));
     let (authenticator, source) = authenticator(settings, workers, &metrics)?;
-    let (shards, join) = start_shards(settings, &data, &sessions, &metrics).await?;
+    count_task_panics(&metrics);
+    let admission = Arc::new(Admission::new(
+        caps(settings, connections),
+        Arc::clone(&metrics),
+    ));
+    let admin = Arc::new(Admin::new(
+        Arc::clone(&watch),
+        words.last().map(last_panic),
+        Arc::clone(&sessions),
+        Arc::clone(&admission),
+        Arc::clone(&metrics),
+        admin_token,
+    ));
+    let port = port::serve(
+        admin_listener,
+        routes::router(Arc::clone(&admin)),
+        Arc::clone(&metrics),
+    );
+    tokio::spawn(watch.task("admin port", port));
+    tracing::info!(address = %admin_address, "the admin port answers; the log is read next");
+    let (shards, join) =
+        start_shards(settings, &data, &sessions, &metrics, &watch, words.down()).await?;
+    admin.opened(shards.clone());
 
     let heartbeat = Arc::new(Heartbeat::new(Arc::clone(&sessions), workers));
     for worker in 0..heartbeat.workers() {
-        tokio::spawn(Arc::clone(&heartbeat).run(worker));
+        tokio::spawn(watch.task("heartbeat", Arc::clone(&heartbeat).run(worker)));
     }
     if let Some(source) = source {
-        tokio::spawn(keys::follow(Arc::clone(&authenticator), source));
+        let keys = keys::follow(Arc::clone(&authenticator), source);
+        tokio::spawn(watch.task("keys", keys));
     }
-    let admission = Arc::new(Admission::new(caps(settings), Arc::clone(&metrics)));
-    tokio::spawn(process::watch_memory(
-        Arc::clone(&admission),
-        settings.edge.memory_bytes,
-    ));
+    let memory = process::watch_memory(Arc::clone(&admission), settings.edge.memory_bytes);
+    tokio::spawn(watch.task("memory", memory));
     let shared = shared(
         settings,
         &shards,
@@ -154,22 +190,14 @@ async fn start(settings: &Settings) -> Result<Node> {
         &metrics,
     );
     let addresses = bound.iter().map(|bound| bound.address).collect();
-    let secret = data.secret()?;
-    let listeners = open_doors(settings, bound, certificate, &secret, shared, &admission)?;
+    let doors = Doors {
+        bound,
+        certificate,
+        secret: data.secret()?,
+        watch,
+    };
+    let listeners = open_doors(settings, doors, shared, &admission)?;
 
-    let admin = Arc::new(Admin::new(
-        shards.clone(),
-        Arc::clone(&sessions),
-        Arc::clone(&admission),
-        Arc::clone(&metrics),
-        admin_token,
-    ));
-    let router = routes::router(Arc::clone(&admin));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(admin_listener, router).await {
-            tracing::error!(%error, "the admin port has ended");
-        }
-    });
     tokio::spawn(audit::walk(
         shards.clone(),
         metrics,
@@ -184,8 +212,35 @@ async fn start(settings: &Settings) -> Result<Node> {
         join,
         addresses,
         admin_address,
+        words,
         _data: data,
     })
+}
+
+/// What is opened for clients, and with what.
+struct Doors {
+    bound: Vec<Bound>,
+    certificate: Option<Arc<Certificate>>,
+    secret: [u8; 32],
+    watch: Arc<Watch>,
+}
+
+fn last_panic((reason, unix_ms): (String, u64)) -> LastPanic {
+    tracing::warn!(reason, unix_ms, "this node has ended before by a panic");
+    LastPanic { reason, unix_ms }
+}
+
+/// A panic in a connection's task, or in one of a library, ends that task alone.
+fn count_task_panics(metrics: &Arc<Metrics>) {
+    let metrics = Arc::clone(metrics);
+    watch::on_task_panic(move |at, text| {
+        metrics.task_panics.inc();
+        tracing::error!(
+            at,
+            text,
+            "a task has panicked: its connection ends, and the node goes on"
+        );
+    });
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -206,9 +261,32 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn caps(settings: &Settings) -> Caps {
+/// Connections that the limit of open files allows, after all that the node itself opens.
+fn connections(settings: &Settings, workers: usize) -> Result<usize> {
+    let (limit, wanted) = (descriptors::raise_limit(), settings.edge.max_connections);
+    let log = &settings.log;
+    let needs = Needs {
+        // The pool's, those for control records, one that is made, the manifest.
+        log_files: log.budget_bytes / log.file_bytes + log.pool_files as u64 + 4,
+        segments: MapLimits::default().maps as u64 + FLUSH_FILES,
+        listeners: (settings.listen.len() * (workers + 1) + 1) as u64,
+        admin: port::CONNECTIONS as u64 + 1,
+    };
+    let connections = needs.connections(limit, wanted)?;
+    descriptors::refill();
+    if connections < wanted {
+        tracing::warn!(
+            limit,
+            connections,
+            "edge.max_connections is {wanted}, and the limit of open files leaves room for {connections}: that many are let in"
+        );
+    }
+    Ok(connections)
+}
+
+fn caps(settings: &Settings, connections: usize) -> Caps {
     Caps {
-        connections: settings.edge.max_connections,
+        connections,
         handshakes: settings.edge.handshakes_at_once,
         per_address_per_second: settings.edge.connects_per_second,
         per_address_burst: settings.edge.connects_burst,
@@ -216,7 +294,7 @@ fn caps(settings: &Settings) -> Caps {
 }
 
 /// The certificate that settings name, or the one of `dev`.
-fn certificate(settings: &Settings, data: &Path) -> Result<Option<Arc<Certificate>>> {
+fn certificate(settings: &Settings, data: &Folder) -> Result<Option<Arc<Certificate>>> {
     let files = match (&settings.tls.certificate, &settings.tls.key) {
         (Some(certificate), Some(key)) => Files {
             certificate: certificate.clone(),
@@ -231,7 +309,7 @@ fn certificate(settings: &Settings, data: &Path) -> Result<Option<Arc<Certificat
 /// The bearer token of the admin port.
 fn admin_token(file: Option<&Path>) -> Result<Option<String>> {
     let Some(path) = file else { return Ok(None) };
-    let text = fs::read_to_string(path)
+    let text = descriptors::retry(|| fs::read_to_string(path))
         .with_context(|| format!("admin.token_file {} cannot be read", path.display()))?;
     let token = text.lines().next().unwrap_or_default().trim().to_owned();
     if token.len() < TOKEN_BYTES {
@@ -281,6 +359,8 @@ async fn start_shards(
     data: &Data,
     sessions: &Arc<Sessions>,
     metrics: &Arc<Metrics>,
+    watch: &Arc<Watch>,
+    panicked: Vec<Panicked>,
 ) -> Result<(Shards, Join)> {
     let (own, log) = (&settings.shards, &settings.log);
     let compression = if log.compression {
@@ -323,10 +403,13 @@ async fn start_shards(
             ..HostSettings::new(data.node, rand::random(), Arc::new(ShardMap::even(1)))
         },
         trace_log_writes: log.trace_writes.clone(),
+        panicked,
+        watch: Arc::clone(watch),
     };
     let (sessions, metrics) = (Arc::clone(sessions), Arc::clone(metrics));
-    let path = settings.data.clone();
-    tokio::task::spawn_blocking(move || Shards::start(config, sessions, metrics))
+    let (path, watch) = (settings.data.clone(), Arc::clone(watch));
+    let start = move || watch.during(Role::Start, || Shards::start(config, sessions, metrics));
+    tokio::task::spawn_blocking(start)
         .await?
         .with_context(|| format!("the data directory {} cannot be used", path.display()))
 }
@@ -361,15 +444,19 @@ fn shared(
 
 fn open_doors(
     settings: &Settings,
-    bound: Vec<Bound>,
-    certificate: Option<Arc<Certificate>>,
-    secret: &[u8; 32],
+    doors: Doors,
     shared: Arc<Shared>,
     admission: &Arc<Admission>,
 ) -> Result<Vec<Listeners>> {
+    let Doors {
+        bound,
+        certificate,
+        secret,
+        watch,
+    } = doors;
     let quic = match &certificate {
         Some(certificate) => Some((
-            quic::endpoint_config(secret),
+            quic::endpoint_config(&secret),
             quic::server_config(certificate.quic()?),
         )),
         None => None,
@@ -379,10 +466,11 @@ fn open_doors(
         None => None,
     };
     if let Some(certificate) = certificate {
-        tokio::spawn(certificate.follow());
+        tokio::spawn(watch.task("certificate", certificate.follow()));
     }
     let edge = Arc::new(Edge {
         shared,
+        watch,
         admission: Arc::clone(admission),
         tls,
         plain: settings.mode().plain,
@@ -439,13 +527,14 @@ fn greeting(settings: &Settings, node: &Node) -> String {
 
 /// Waits until every shard serves or has stopped. Recovery fills memory by the gigabyte
 /// and nobody waits for single faults: it has large pages, what comes then small ones.
-async fn follow_recovery(admin: Arc<Admin>) {
+async fn follow_recovery(admin: Arc<Admin>, words: Arc<LastWords>) {
     let began = Instant::now();
     loop {
-        let status = admin.status().await;
+        let status = admin.status().await.expect("the data directory is open");
         let settled = |shard: &ShardReport| shard.serves || shard.stopped.is_some();
         if status.silent_threads == 0 && status.shards.iter().all(settled) {
             process::use_small_pages();
+            words.settle();
             if status.ready {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::info!(shards = status.shards.len(), seconds, "every shard serves");

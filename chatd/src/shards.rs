@@ -20,19 +20,28 @@ use std::{
 };
 
 use chat_core::{
-    host::{Counters, Event, Host, HostSettings},
+    host::{Counters, Event, Host, HostSettings, Place, Trail},
     message::{ShardMessage, ToShard},
     placement::map::{SYSTEM, ShardMap},
 };
 use chat_wire::ids::{NodeId, ShardId};
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use logstore::{engine, segment::SegmentOptions, shard::ShardError, storage::Storage};
+use logstore::{
+    engine,
+    segment::SegmentOptions,
+    shard::{Shard, ShardError},
+    storage::{
+        Storage,
+        observed::{Observed, Observer},
+    },
+};
 use tokio::sync::Notify;
 
 use crate::{
     clock,
     edge::{connection::Hosts, outbound::Sessions},
     metrics::{self, Metrics},
+    watch::{self, Role, Watch},
 };
 
 mod commit;
@@ -78,6 +87,28 @@ pub struct Config {
     pub host: HostSettings,
     /// Where to write the size of each write of the log, a line each.
     pub trace_log_writes: Option<PathBuf>,
+    /// Shards that have panicked again and again, and where: they stay down.
+    pub panicked: Vec<Panicked>,
+    /// Hears of the threads.
+    pub watch: Arc<Watch>,
+}
+
+impl Config {
+    fn observed(self) -> Self {
+        Self {
+            storage: Arc::new(Observed::new(self.storage, Arc::new(DiskCalls))),
+            ..self
+        }
+    }
+}
+
+/// A shard that would panic again if it were stepped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicked {
+    /// Which.
+    pub shard: u16,
+    /// The position of its log at which it did.
+    pub position: u64,
 }
 
 /// Why the shards of a node cannot start.
@@ -115,6 +146,7 @@ pub(crate) struct Shared {
     failure: OnceLock<String>,
     failure_told: Notify,
     down: Mutex<Vec<DownShard>>,
+    watch: Arc<Watch>,
 }
 
 impl Shared {
@@ -128,7 +160,8 @@ impl Shared {
 
     /// For what must arrive: only as much is sent as the queue keeps room for.
     fn send_to_thread(&self, thread: usize, to: ToThread) {
-        if self.queues[thread].send(to).is_err() {
+        let role = shard_thread(thread);
+        if watch::send(&self.queues[thread], role, to).is_err() {
             tracing::debug!(thread, "a shard thread has ended: the node is stopping");
         }
     }
@@ -143,6 +176,19 @@ impl Shared {
         {
             self.count_full(thread);
         }
+    }
+
+    fn spawn(
+        &self,
+        role: Role,
+        trail: Arc<Trail>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let spawned = self.watch.spawn(role, trail, run);
+        spawned.map_err(|source| StartError::Io {
+            what: "a thread cannot be started",
+            source,
+        })
     }
 
     fn count_full(&self, thread: usize) {
@@ -179,6 +225,7 @@ impl Shared {
             "the node stops: a failed write is never tried again"
         );
         if self.failure.set(reason).is_ok() {
+            self.watch.ask_to_end();
             self.failed.store(true, Ordering::Release);
             self.failure_told.notify_waiters();
         }
@@ -216,6 +263,7 @@ impl Shards {
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Join), StartError> {
+        let config = config.observed();
         let Opened {
             mut log,
             map,
@@ -239,6 +287,7 @@ impl Shards {
             failure: OnceLock::new(),
             failure_told: Notify::new(),
             down: Mutex::new(down),
+            watch: Arc::clone(&config.watch),
         });
 
         let (log_sender, log_queue) = bounded(LOG_QUEUE);
@@ -270,9 +319,7 @@ impl Shards {
             })
             .collect();
         drop((flusher, readers));
-        for shard in shards {
-            threads[shared.thread_of(ShardId(shard.key().shard))].own(shard, config.node)?;
-        }
+        own_all(&mut threads, shards, &shared, config.node)?;
         for thread in &mut threads {
             thread.renewals = losses.parts(thread.replicas.keys().copied());
         }
@@ -289,19 +336,22 @@ impl Shards {
             no_file_before: None,
             unproven: false,
         };
-        let log_thread = spawn("log", move || log_thread.run())?;
+        let log_thread = shared.spawn(Role::Log, Arc::default(), move || log_thread.run())?;
         let flush_thread = {
-            let (shared, log) = (Arc::clone(&shared), log_sender.clone());
-            spawn("flush", move || flusher::run(&flusher_queue, &log, &shared))?
+            let (to, log) = (Arc::clone(&shared), log_sender.clone());
+            let run = move || flusher::run(&flusher_queue, &log, &to);
+            shared.spawn(Role::Flush, Arc::default(), run)?
         };
         let pool_log = log_sender.clone();
-        let pool_thread = spawn("pool", move || {
-            commit::prepare_files(&pool_queue, &pool_log)
-        })?;
+        let prepare = move || commit::prepare_files(&pool_queue, &pool_log);
+        let pool_thread = shared.spawn(Role::Pool, Arc::default(), prepare)?;
         let reader_threads = readers::start(&readers_queue, &shared)?;
         let shard_threads = threads
             .into_iter()
-            .map(|thread| spawn(&format!("shards-{}", thread.index), move || thread.run()))
+            .map(|thread| {
+                let (role, trail) = (shard_thread(thread.index), thread.host.trail());
+                shared.spawn(role, trail, move || thread.run())
+            })
             .collect::<Result<_, _>>()?;
         let join = Join {
             shared: Arc::clone(&shared),
@@ -418,6 +468,7 @@ impl Join {
     /// Lets the shard threads finish what is under way, syncs the log, and ends all
     /// threads. After a failure they have ended already.
     pub fn stop(self) {
+        self.shared.watch.ask_to_end();
         for thread in 0..self.shared.threads() {
             self.shared.send_to_thread(thread, ToThread::Stop);
         }
@@ -435,6 +486,26 @@ impl Join {
         join(self.log_thread);
         join(self.pool_thread);
     }
+}
+
+/// Hands each shard to its thread. Raft looks at its log for the first time here.
+fn own_all(
+    threads: &mut [Thread],
+    shards: Vec<Shard>,
+    shared: &Shared,
+    node: NodeId,
+) -> Result<(), StartError> {
+    for shard in shards {
+        let id = ShardId(shard.key().shard);
+        watch::about(Some(Place {
+            shard: id,
+            position: shard.log().last_position(),
+            served: false,
+        }));
+        threads[shared.thread_of(id)].own(shard, node)?;
+    }
+    watch::about(None);
+    Ok(())
 }
 
 /// What the hosts know before anybody asks them for something.
@@ -469,14 +540,21 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(|source| StartError::Io {
-            what: "a thread cannot be started",
-            source,
-        })
+/// Says of a thread when it is in a call to the disk.
+struct DiskCalls;
+
+impl Observer for DiskCalls {
+    fn begins(&self) {
+        watch::disk_begins();
+    }
+
+    fn ends(&self) {
+        watch::disk_ends();
+    }
+}
+
+fn shard_thread(index: usize) -> Role {
+    Role::Shards(u16::try_from(index).expect("settings allow 256"))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! `/healthz`, `/readyz`, `/metrics`, `/v1/cluster`.
 //!
-//! Health says that the process answers; readiness that every shard serves. What the
-//! shard threads are asked for is asked once for all who wait, at most every
-//! `FRESH_FOR`. With a token, `/metrics` and everything under `/v1` demand it;
+//! Health says that no thread is lost or stuck, for a probe that kills: neither load nor
+//! recovery, damage or a slow or full disk is a reason, since none of them is mended by a
+//! restart. Readiness says that every shard serves. The port answers from before the data
+//! directory is opened. What the shard threads are asked for is asked once for all who
+//! wait, at most every `FRESH_FOR`. With a token, `/metrics` and everything under `/v1` demand it;
 //! the two probes do not, and say nothing that is secret.
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -25,9 +27,11 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use crate::{
+    clock, descriptors,
     edge::{admission::Admission, outbound::Sessions},
     metrics::Metrics,
     shards::{NodeStatus, Shards},
+    watch::Watch,
 };
 
 /// How long a status is good for.
@@ -35,7 +39,10 @@ const FRESH_FOR: Duration = Duration::from_millis(100);
 
 /// What the routes tell of.
 pub struct Admin {
-    shards: Shards,
+    /// Set when the data directory is open.
+    shards: OnceLock<Shards>,
+    watch: Arc<Watch>,
+    last_panic: Option<LastPanic>,
     sessions: Arc<Sessions>,
     admission: Arc<Admission>,
     metrics: Arc<Metrics>,
@@ -44,28 +51,42 @@ pub struct Admin {
     status: Mutex<Option<(Instant, Arc<NodeStatus>)>>,
 }
 
+/// Why this node ended before, if that was a panic.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastPanic {
+    /// Which thread, where, and what it was busy with.
+    pub reason: String,
+    /// When, in ms since 1970.
+    pub unix_ms: u64,
+}
+
 /// `/v1/cluster`.
 #[derive(Serialize)]
 struct Cluster<'a> {
     version: &'static str,
     draining: bool,
     connections: usize,
+    last_panic: Option<&'a LastPanic>,
     #[serde(flatten)]
     node: &'a NodeStatus,
 }
 
 impl Admin {
-    /// The state of the routes; `token` is what they demand.
+    /// The state of the routes before the data directory is open; `token` is what they
+    /// demand.
     #[must_use]
     pub fn new(
-        shards: Shards,
+        watch: Arc<Watch>,
+        last_panic: Option<LastPanic>,
         sessions: Arc<Sessions>,
         admission: Arc<Admission>,
         metrics: Arc<Metrics>,
         token: Option<String>,
     ) -> Self {
         Self {
-            shards,
+            shards: OnceLock::new(),
+            watch,
+            last_panic,
             sessions,
             admission,
             metrics,
@@ -75,27 +96,34 @@ impl Admin {
         }
     }
 
+    /// The data directory is open. Only the first time counts.
+    pub fn opened(&self, shards: Shards) {
+        // There is one data directory.
+        drop(self.shards.set(shards));
+    }
+
     /// The node is not ready any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// How the node is: asked of the shard threads if the last answer is old.
-    pub async fn status(&self) -> Arc<NodeStatus> {
+    /// How the node is: asked of the shard threads if the last answer is old. None before
+    /// the data directory is open.
+    pub async fn status(&self) -> Option<Arc<NodeStatus>> {
+        let shards = self.shards.get()?.clone();
         // Held while the threads are asked: everybody else waits for the same answer.
         let mut status = self.status.lock().await;
         if let Some((at, status)) = &*status
             && at.elapsed() < FRESH_FOR
         {
-            return Arc::clone(status);
+            return Some(Arc::clone(status));
         }
-        let shards = self.shards.clone();
         let fresh = tokio::task::spawn_blocking(move || shards.status())
             .await
             .expect("asking for the status does not panic");
         let fresh = Arc::new(fresh);
         *status = Some((Instant::now(), Arc::clone(&fresh)));
-        fresh
+        Some(fresh)
     }
 
     fn is_allowed(&self, request: &Request) -> bool {
@@ -141,12 +169,21 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
         .into_response()
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
+    let troubles = admin.watch.look(clock::mono_ms());
+    if troubles.is_empty() {
+        return (StatusCode::OK, "ok\n".into());
+    }
+    let lines = troubles.iter().map(|trouble| format!("{trouble}\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
+const OPENING: &str = "the data directory is being opened and its log read\n";
+
 async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
-    let status = admin.status().await;
+    let Some(status) = admin.status().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, OPENING.into());
+    };
     match unready(&status, admin.draining.load(Ordering::Relaxed)) {
         None => (StatusCode::OK, "ready\n".into()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
@@ -201,16 +238,21 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     admin.status().await;
     let waiting = i64::try_from(admin.sessions.queued_bytes()).unwrap_or(i64::MAX);
     admin.metrics.outbound_bytes.set(waiting);
+    let exhausted = i64::try_from(descriptors::exhausted()).unwrap_or(i64::MAX);
+    admin.metrics.descriptors_exhausted.set(exhausted);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode())
 }
 
 async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
-    let status = admin.status().await;
+    let Some(status) = admin.status().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, OPENING).into_response();
+    };
     let cluster = Cluster {
         version: env!("CARGO_PKG_VERSION"),
         draining: admin.draining.load(Ordering::Relaxed),
         connections: admin.admission.connections(),
+        last_panic: admin.last_panic.as_ref(),
         node: &status,
     };
     Json(cluster).into_response()

@@ -41,6 +41,7 @@ use super::{
 use crate::{
     clock,
     metrics::{Closed, Metrics, Transport as TransportLabel},
+    planted,
 };
 
 /// Bytes that wait for a client before nothing more is taken for it.
@@ -382,6 +383,7 @@ impl<T: Transport> Connection<T> {
             match arrival {
                 Arrival::Frame(bytes) => {
                     self.shared.metrics.frames_received.inc();
+                    planted::frame(self.session.user());
                     let limit = self.session_limit();
                     let input = match codec::decode(self.encoding, &bytes, limit) {
                         Ok(frame) => Input::Frame(frame),
@@ -523,6 +525,20 @@ impl<T: Transport> Connection<T> {
     }
 }
 
+impl<T> Connection<T> {
+    /// Ends the session at its shard without asking it, which a panic has broken. Should
+    /// the shard's queue be full, the device's next session replaces it there.
+    fn detach(&self) {
+        let Some(user) = self.session.user() else {
+            return;
+        };
+        let shard = router::of_user(&self.shared.hosts.map(), user);
+        let session = self.session.id();
+        let request = Request::Detach { session, user };
+        drop(self.shared.hosts.submit(ToShard { shard, request }));
+    }
+}
+
 impl<T: Transport> Future for Connection<T> {
     type Output = ();
 
@@ -537,6 +553,10 @@ impl<T: Transport> Future for Connection<T> {
 
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.reason = "panic";
+            self.detach();
+        }
         let metrics = &self.shared.metrics;
         metrics
             .connections

@@ -31,7 +31,7 @@ use super::{
         upgrade::{self, Rules},
     },
 };
-use crate::clock;
+use crate::{clock, watch::Watch};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -156,6 +156,8 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<StdTcpListener> {
 pub struct Edge {
     /// For the connections.
     pub shared: Arc<Shared>,
+    /// Who is told when the accepting of connections panics.
+    pub watch: Arc<Watch>,
     /// Who may come in.
     pub admission: Arc<Admission>,
     /// TLS for WebSockets, if there is a certificate.
@@ -188,11 +190,8 @@ impl Edge {
         let mut tasks = Vec::new();
         for listener in bound.tcp {
             let listener = TcpListener::from_std(listener)?;
-            tasks.push(tokio::spawn(accept_tcp(
-                Arc::clone(self),
-                listener,
-                Arc::clone(&refusals),
-            )));
+            let accept = accept_tcp(Arc::clone(self), listener, Arc::clone(&refusals));
+            tasks.push(tokio::spawn(self.watch.task("TCP port", accept)));
         }
         let mut endpoints = Vec::new();
         if let (Some((endpoint, server)), Some(socket)) = (quic, bound.udp) {
@@ -202,10 +201,8 @@ impl Edge {
                 socket,
                 Arc::new(quinn::TokioRuntime),
             )?;
-            tasks.push(tokio::spawn(accept_quic(
-                Arc::clone(self),
-                endpoint.clone(),
-            )));
+            let accept = accept_quic(Arc::clone(self), endpoint.clone());
+            tasks.push(tokio::spawn(self.watch.task("QUIC port", accept)));
             endpoints.push(endpoint);
         }
         Ok(Listeners { tasks, endpoints })
@@ -382,7 +379,8 @@ async fn accept_quic(edge: Arc<Edge>, endpoint: quinn::Endpoint) {
             Err(NoPlace::Address) => incoming.ignore(),
             Err(_) => incoming.refuse(),
         }
-    }
+    } // When the node stops this task is aborted and does not come here.
+    panic!("the QUIC endpoint has ended by itself");
 }
 
 impl Edge {

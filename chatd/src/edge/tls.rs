@@ -5,7 +5,7 @@
 //! is touched. A new pair that does not fit leaves the old one in place.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,6 +19,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+
+use crate::{
+    descriptors,
+    folder::{Folder, FolderError},
+};
 
 /// How often the files are looked at.
 const EVERY: Duration = Duration::from_secs(2);
@@ -202,7 +207,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, TlsError> {
     if length > FILE_BYTES {
         return Err(file_error(path, "it is too long for a certificate"));
     }
-    fs::read(path).map_err(|error| file_error(path, error))
+    descriptors::retry(|| fs::read(path)).map_err(|error| file_error(path, error))
 }
 
 fn file_error(path: &Path, error: impl std::fmt::Display) -> TlsError {
@@ -217,13 +222,16 @@ fn file_error(path: &Path, error: impl std::fmt::Display) -> TlsError {
 ///
 /// # Errors
 /// [`TlsError`] if it cannot be made or written.
-pub fn dev_files(data: &Path) -> Result<Files, TlsError> {
-    let folder = data.join("tls");
+pub fn dev_files(data: &Folder) -> Result<Files, TlsError> {
+    const CERTIFICATE: &str = "cert.pem";
+    const KEY: &str = "key.pem";
+    let folder = data.folder("tls").map_err(of_folder)?;
     let files = Files {
-        certificate: folder.join("cert.pem"),
-        key: folder.join("key.pem"),
+        certificate: folder.path().join(CERTIFICATE),
+        key: folder.path().join(KEY),
     };
-    if files.certificate.exists() && files.key.exists() {
+    let is_there = |name| folder.read(name, FILE_BYTES).map(|file| file.is_some());
+    if is_there(CERTIFICATE).map_err(of_folder)? && is_there(KEY).map_err(of_folder)? {
         return Ok(files);
     }
     let make = |error: rcgen::Error| TlsError::Make(error.to_string());
@@ -235,26 +243,15 @@ pub fn dev_files(data: &Path) -> Result<Files, TlsError> {
         .distinguished_name
         .push(rcgen::DnType::CommonName, "chatd --dev");
     let certificate = parameters.self_signed(&key).map_err(make)?;
-    fs::create_dir_all(&folder).map_err(|error| file_error(&folder, error))?;
     // The key first: a certificate without its key would never be replaced.
-    write(&files.key, &key.serialize_pem(), 0o600)?;
-    write(&files.certificate, &certificate.pem(), 0o644)?;
+    let write = |name, text: String| folder.replace(name, text.as_bytes());
+    write(KEY, key.serialize_pem()).map_err(of_folder)?;
+    write(CERTIFICATE, certificate.pem()).map_err(of_folder)?;
     Ok(files)
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-    let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(path)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        io::Write::write_all(&mut file, text.as_bytes())
-    };
-    write().map_err(|error| file_error(path, error))
+fn of_folder(error: FolderError) -> TlsError {
+    TlsError::Make(error.to_string())
 }
 
 #[cfg(test)]

@@ -2,18 +2,22 @@
 //! who this node is.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use chat_wire::ids::NodeId;
+
+use super::last_words;
+use crate::folder::{Folder, FolderError};
 
 /// Held by the process that uses the directory, with its number in it.
 const LOCK: &str = "LOCK";
 /// The node's number, in hexadecimal.
 const NODE: &str = "NODE";
+/// Longest content of that file that is looked at.
+const NODE_BYTES: u64 = 1_024;
 /// What only this node knows, 32 bytes, readable by its owner.
 const SECRET: &str = "SECRET";
 
@@ -42,6 +46,9 @@ pub enum DataError {
         /// Why.
         error: io::Error,
     },
+    /// It, or a file in it, is not ours alone.
+    #[error("the data directory cannot be used: {0}")]
+    NotOurs(FolderError),
     /// There is no room for the few files that a node needs besides its log.
     #[error(
         "the disk of the data directory {path} is full: free space, or choose another with --data"
@@ -68,12 +75,19 @@ impl DataError {
             _ => Self::NotWritable { path, error },
         }
     }
+
+    fn of(path: &Path, error: FolderError) -> Self {
+        match error {
+            FolderError::Io { error, .. } => Self::write(path, error),
+            other => Self::NotOurs(other),
+        }
+    }
 }
 
 /// A data directory that is ours until this is dropped.
 #[derive(Debug)]
 pub struct Data {
-    path: PathBuf,
+    folder: Folder,
     _lock: File,
     /// This node.
     pub node: NodeId,
@@ -87,14 +101,9 @@ impl Data {
     /// [`DataError`].
     pub fn open(path: &Path, draw: impl FnOnce() -> u64) -> Result<Self, DataError> {
         let failed = |error| DataError::write(path, error);
-        fs::create_dir_all(path).map_err(failed)?;
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join(LOCK))
-            .map_err(failed)?;
+        let folder = Folder::open(path).map_err(|error| DataError::of(path, error))?;
+        let opened = folder.open_or_create(LOCK);
+        let mut lock = opened.map_err(|error| DataError::of(path, error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -117,9 +126,9 @@ impl Data {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
             noted => noted.map_err(failed)?,
         }
-        let node = identity(path, draw)?;
+        let node = identity(&folder, draw)?;
         Ok(Self {
-            path: path.into(),
+            folder,
             _lock: lock,
             node,
         })
@@ -128,7 +137,21 @@ impl Data {
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
+    }
+
+    /// The directory, for other files of the daemon.
+    #[must_use]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The note of the last panic, for reading and writing.
+    ///
+    /// # Errors
+    /// [`FolderError`]: a full disk has no room for a new file.
+    pub fn note(&self) -> Result<File, FolderError> {
+        self.folder.open_or_create(last_words::FILE)
     }
 
     /// 32 random bytes that are the same at every start. If they are lost or damaged new
@@ -137,62 +160,43 @@ impl Data {
     /// # Errors
     /// [`DataError::NotWritable`] or [`DataError::DiskFull`].
     pub fn secret(&self) -> Result<[u8; 32], DataError> {
-        let path = self.path.join(SECRET);
-        if let Ok(bytes) = fs::read(&path)
-            && let Ok(secret) = bytes.try_into()
-        {
+        let failed = |error| DataError::of(self.path(), error);
+        // A longer one is damaged, too.
+        let found = match self.folder.read(SECRET, 32) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => None,
+            found => found.map_err(failed)?,
+        };
+        if let Some(secret) = found.and_then(|bytes| bytes.try_into().ok()) {
             return Ok(secret);
         }
         let secret: [u8; 32] = rand::random();
-        let write = || -> io::Result<()> {
-            let new = self.path.join("SECRET.new");
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(&secret)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|error| DataError::write(&self.path, error))?;
+        self.folder.replace(SECRET, &secret).map_err(failed)?;
         Ok(secret)
     }
 }
 
-fn identity(folder: &Path, draw: impl FnOnce() -> u64) -> Result<NodeId, DataError> {
-    let path = folder.join(NODE);
-    let failed = |error| DataError::write(folder, error);
-    match fs::read_to_string(&path) {
-        Ok(text) => u64::from_str_radix(text.trim(), 16)
-            .ok()
-            .filter(|number| *number != 0)
-            .map(NodeId)
-            .ok_or_else(|| DataError::Identity {
-                path: path.display().to_string(),
-            }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let number = draw().max(1);
-            // Whole or not at all, whenever the machine stops.
-            let new = folder.join("NODE.new");
-            let write = || -> io::Result<()> {
-                let mut file = File::create(&new)?;
-                writeln!(file, "{number:016x}")?;
-                file.sync_all()?;
-                fs::rename(&new, &path)?;
-                File::open(folder)?.sync_all()
-            };
-            write().map_err(failed)?;
-            Ok(NodeId(number))
-        }
-        Err(error) => Err(failed(error)),
-    }
+fn identity(folder: &Folder, draw: impl FnOnce() -> u64) -> Result<NodeId, DataError> {
+    let failed = |error| DataError::of(folder.path(), error);
+    let Some(bytes) = folder.read(NODE, NODE_BYTES).map_err(failed)? else {
+        let number = draw().max(1);
+        let text = format!("{number:016x}\n");
+        folder.replace(NODE, text.as_bytes()).map_err(failed)?;
+        return Ok(NodeId(number));
+    };
+    std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .filter(|number| *number != 0)
+        .map(NodeId)
+        .ok_or_else(|| DataError::Identity {
+            path: folder.path().join(NODE).display().to_string(),
+        })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,41 +1,14 @@
-//! The process itself: its limit of open files, its memory and pages, the signals that
-//! end it.
+//! The process itself: its memory and pages, its reserve of descriptors, the signals
+//! that end it.
 
 use std::{fs, io, sync::Arc, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::edge::admission::Admission;
+use crate::{descriptors, edge::admission::Admission};
 
 /// How often memory is looked at.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
-/// Files besides connections: log, segments, listeners, standard streams.
-const OTHER_FILES: u64 = 512;
-
-/// Raises the limit of open files to what the system allows, and says if it is too
-/// low for the connections that are allowed.
-pub(super) fn raise_open_files(connections: usize) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let now = if setrlimit(Resource::Nofile, raised).is_ok() {
-        limit.maximum
-    } else {
-        limit.current
-    };
-    if let Some(files) = now
-        && files < connections as u64 + OTHER_FILES
-    {
-        tracing::warn!(
-            files,
-            connections,
-            "the limit of open files is below edge.max_connections: WebSockets beyond it are not accepted"
-        );
-    }
-}
 
 /// From now on memory comes in small pages: a fault that clears 2 MiB holds a shard
 /// thread up for milliseconds. Where they cannot be turned off the node works all the same.
@@ -87,6 +60,7 @@ pub(super) async fn watch_memory(admission: Arc<Admission>, cap_bytes: u64) {
     let mut full = false;
     loop {
         ticks.tick().await;
+        descriptors::refill();
         let Ok(bytes) = memory_bytes() else { continue };
         // It opens again a little lower, so that it does not flap.
         let now = bytes > if full { cap / 20 * 19 } else { cap };

@@ -18,6 +18,7 @@ use logstore::{
 };
 
 use super::{Shared, thread::ToThread};
+use crate::watch::{self, Role};
 
 /// Requests merged into one commit.
 const MERGED: usize = 256;
@@ -126,7 +127,7 @@ impl LogThread {
             // What needs room, and what frees it: the second is never held up.
             let (mut entries, mut control) = (Round::default(), Round::default());
             let mut stop = false;
-            match self.queue.recv_timeout(wait) {
+            match watch::receive_within(&self.queue, wait) {
                 Ok(to) => stop |= self.take(to, &mut entries, &mut control),
                 Err(RecvTimeoutError::Timeout) => self.prove()?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -242,7 +243,7 @@ impl LogThread {
             .is_none_or(|before| Instant::now() >= before);
         if may_try
             && let Some(job) = self.log.prepare_pool_file()
-            && self.pool.send(job).is_err()
+            && watch::send(&self.pool, Role::Pool, job).is_err()
         {
             tracing::debug!("the pool thread has ended: the node is stopping");
         }
@@ -368,8 +369,9 @@ impl LogThread {
 /// Prepares log files, away from everybody. A file that cannot be prepared is one
 /// less: no failure of the node.
 pub(super) fn prepare_files(jobs: &Receiver<PrepareFile>, log: &Sender<ToLog>) {
-    while let Ok(job) = jobs.recv() {
-        if log.send(ToLog::Prepared(job.run())).is_err() {
+    while let Ok(job) = watch::receive(jobs) {
+        let prepared = ToLog::Prepared(job.run());
+        if watch::send(log, Role::Log, prepared).is_err() {
             return;
         }
     }

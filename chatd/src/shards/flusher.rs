@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chat_core::host::Place;
 use chat_wire::ids::ShardId;
 use crossbeam_channel::{Receiver, Sender};
 use logstore::{
@@ -12,6 +13,7 @@ use logstore::{
 };
 
 use super::{Shared, commit::ToLog, thread::ToThread};
+use crate::watch::{self, Role};
 
 /// How long a flush that found the disk full waits before it is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -34,7 +36,7 @@ pub(super) struct Flush {
 /// Runs until nobody can send it flushes any more, or a write fails: then the node
 /// ends, since a failed write is never tried again.
 pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc<Shared>) {
-    while let Ok(asked) = queue.recv() {
+    while let Ok(asked) = watch::receive(queue) {
         let Flush { thread, shard, job } = match asked {
             ToFlusher::Flush(flush) => flush,
             ToFlusher::Free(retired) => {
@@ -42,7 +44,14 @@ pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc
                 continue;
             }
         };
-        let to = match job.run() {
+        watch::about(Some(Place {
+            shard,
+            position: job.position(),
+            served: true,
+        }));
+        let written = job.run();
+        watch::about(None);
+        let to = match written {
             Ok(flushed) => ToLog::Segments {
                 thread,
                 shard,
@@ -50,7 +59,7 @@ pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc
             },
             Err(error @ FlushError::DiskFull { .. }) => {
                 tracing::warn!(shard = shard.0, %error, "a flush waits");
-                if log.send(ToLog::RoomForFlush).is_err() {
+                if watch::send(log, Role::Log, ToLog::RoomForFlush).is_err() {
                     return;
                 }
                 // Whoever frees space does so outside of this process.
@@ -66,7 +75,7 @@ pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc
                 return shared.fail(format!("shard {shard} cannot be flushed: {error}"));
             }
         };
-        if log.send(to).is_err() {
+        if watch::send(log, Role::Log, to).is_err() {
             return;
         }
     }

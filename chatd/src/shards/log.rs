@@ -8,7 +8,7 @@ use chat_core::store::{
     AtHand, Direction, GroupHead, HardState, Key, LogEntry, Range, ReadRows, Row, ShardStore,
     Unreadable, Write,
 };
-use chat_wire::ids::{InboxKey, ReplicaId};
+use chat_wire::ids::{InboxKey, ReplicaId, ShardId};
 use logstore::{
     key,
     log_index::{self, LogIndex},
@@ -21,6 +21,8 @@ use raft::{
     GetEntriesContext, RaftState, StorageError,
     eraftpb::{ConfState, Entry, EntryType, Snapshot},
 };
+
+use crate::planted;
 
 /// One shard of this node, with the replica that Raft knows it by.
 pub(super) struct RaftStore {
@@ -214,6 +216,7 @@ impl ShardStore for RaftStore {
     }
 
     fn apply(&mut self, position: u64, writes: Vec<Write>) {
+        planted::apply(ShardId(self.shard.key().shard), position);
         let writes = writes
             .into_iter()
             .map(|write| key::Write {

@@ -17,7 +17,7 @@ use logstore::{
     shard::{Shard, ShardError},
 };
 
-use super::{Config, DownShard, StartError, renewal::Losses};
+use super::{Config, DownShard, Panicked, StartError, renewal::Losses};
 
 /// What a data directory holds.
 pub(super) struct Opened {
@@ -48,7 +48,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     let map = Arc::new(ShardMap::even(
         known.copied().max().unwrap_or(config.shards),
     ));
-    let stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
+    let mut stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
     let found = replicas
         .values()
         .map(|found| (found.key, &found.segments[..]));
@@ -63,6 +63,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
         );
     }
     let mut down = damaged.iter().map(down_shard).collect();
+    stuck.extend(take_panicked(config, &mut replicas, &mut down));
     let shards = open_shards(config, replicas, &mut down)?;
     let lost = loss::pending(&*config.storage).map_err(|source| StartError::Io {
         what: "the notes of accepted losses cannot be read",
@@ -100,6 +101,31 @@ fn create_shards(log: &mut Log, shards: u16) -> Result<BTreeMap<u16, Recovered>,
         segments: Vec::new(),
     };
     Ok(keys.into_iter().map(|key| (key.shard, new(key))).collect())
+}
+
+/// Shards that would panic again stay down, as they are; the others serve.
+fn take_panicked(
+    config: &Config,
+    replicas: &mut BTreeMap<u16, Recovered>,
+    down: &mut Vec<DownShard>,
+) -> Vec<ReplicaKey> {
+    let mut keys = Vec::new();
+    for Panicked { shard, position } in &config.panicked {
+        let Some(recovered) = replicas.remove(shard) else {
+            continue;
+        };
+        keys.push(recovered.key);
+        down.push(DownShard {
+            shard: *shard,
+            reason: format!(
+                "it has panicked twice at position {position}, which is a defect of this version \
+                 and no loss: report the place that `chatctl doctor` shows, and start a version \
+                 that mends it. To try this one again, remove the file PANIC from the data \
+                 directory of the stopped node"
+            ),
+        });
+    }
+    keys
 }
 
 /// A shard whose segments cannot be opened stays down; the others serve.

@@ -16,10 +16,11 @@ use chat_wire::ids::{InboxKey, ShardId};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use logstore::reads::SegmentReader;
 
-use super::{Shared, StartError, log, spawn, thread::ToThread};
+use super::{Shared, StartError, log, thread::ToThread};
+use crate::watch::{self, Role};
 
 /// Reader threads: they wait for the disk, which does better with several at once.
-const READERS: usize = 4;
+const READERS: u16 = 4;
 
 /// What is to be read.
 pub(super) struct Warm {
@@ -41,15 +42,17 @@ pub(super) fn start(
     shared: &Arc<Shared>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let start = |number| {
-        let (queue, shared) = (queue.clone(), Arc::clone(shared));
-        spawn(&format!("reader-{number}"), move || run(&queue, &shared))
+        let (queue, to) = (queue.clone(), Arc::clone(shared));
+        shared.spawn(Role::Reader(number), Arc::default(), move || {
+            run(&queue, &to)
+        })
     };
     (0..READERS).map(start).collect()
 }
 
 /// Runs until nobody can ask any more.
 fn run(queue: &Receiver<Warm>, shared: &Arc<Shared>) {
-    while let Ok(warm) = queue.recv() {
+    while let Ok(warm) = watch::receive(queue) {
         let Warm {
             thread,
             shard,

@@ -79,6 +79,8 @@ fn open_on(storage: Arc<dyn Storage>, flush_bytes: u64) -> Node {
             ..HostSettings::new(node, 3, map)
         },
         trace_log_writes: None,
+        panicked: Vec::new(),
+        watch: Watch::new(|ended| eprintln!("{ended}")),
     };
     let sessions = Arc::new(Sessions::new(Bounds::default()));
     let metrics = Arc::new(Metrics::new());

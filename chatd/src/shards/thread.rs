@@ -29,7 +29,10 @@ use logstore::{
     shard::Shard,
 };
 
-use crate::clock;
+use crate::{
+    clock,
+    watch::{self, Role},
+};
 
 use super::{
     Shared,
@@ -117,7 +120,7 @@ impl Thread {
         self.step_shards();
         self.renew();
         loop {
-            match self.queue.recv_timeout(self.wait()) {
+            match watch::receive_within(&self.queue, self.wait()) {
                 Ok(event) => stopping |= self.take(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -344,7 +347,7 @@ impl Thread {
             shard,
             job: Box::new(job),
         };
-        if self.flusher.send(ToFlusher::Flush(flush)).is_err() {
+        if watch::send(&self.flusher, Role::Flush, ToFlusher::Flush(flush)).is_err() {
             tracing::debug!("the flush thread has ended: the node is stopping");
         }
     }
@@ -369,7 +372,7 @@ impl Thread {
 
     fn send_to_log(&self, to: ToLog) {
         // The log thread ends first only when it has failed; then this thread does too.
-        if self.log.send(to).is_err() {
+        if watch::send(&self.log, Role::Log, to).is_err() {
             tracing::debug!("the log thread has ended: the node is stopping");
         }
     }

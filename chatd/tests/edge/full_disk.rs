@@ -270,6 +270,7 @@ async fn while_the_disk_is_full_sends_are_refused_reads_are_served_and_nothing_i
     let mut read = Vec::new();
     texts.all_arrive(&mut bob, &mut read).await;
     assert_eq!(stranger(&node).await, 4602);
+    assert_eq!(node.get("/healthz").0, 200, "a restart makes no room");
     // Tried again, it is refused again.
     assert!(!texts.send(&mut alice).await);
 

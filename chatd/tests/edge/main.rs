@@ -6,11 +6,14 @@
 mod admin;
 mod bounds;
 mod client;
+mod descriptors;
 mod full_disk;
 mod newer;
 mod node;
+mod panics;
 mod quic;
 mod requests;
+mod secrets;
 mod start;
 mod stopped;
 mod tokens;

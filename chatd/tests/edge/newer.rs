@@ -273,4 +273,5 @@ async fn others_are_served(node: &Node, down: &str, alice: &str, carol: &str) {
     assert_eq!(refused.closed().await.code, 4608);
     from.close().await;
     to.close().await;
+    assert_eq!(node.get("/healthz").0, 200, "a restart mends no damage");
 }

@@ -89,13 +89,44 @@ impl Node {
 
     /// A node that listens, whether or not its shards will ever serve.
     pub(crate) fn spawn(folder: TempDir, settings: &[&str]) -> Self {
+        Self::listening(launch(&folder, settings, command()), folder)
+    }
+
+    /// A node that another command starts, such as a shell that lowers a limit.
+    pub(crate) fn by(command: Command, settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::listening(launch(&folder, settings, command), folder)
+    }
+
+    /// A node with `--dev` and a planted panic, that listens.
+    pub(crate) fn planted(folder: TempDir, planted: &str) -> Self {
         let mut command = command();
-        command.arg("--data").arg(folder.path().join("data"));
-        for setting in SETTINGS.iter().chain(settings) {
-            command.arg("--set").arg(setting);
-        }
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut child = command.stderr(log).spawn().unwrap();
+        command.env("CHATD_PLANTED_PANIC", planted);
+        Self::listening(launch(&folder, &["dev=true"], command), folder)
+    }
+
+    /// A node that has only begun to start: its admin port answers, for clients it has none.
+    pub(crate) fn starting(folder: TempDir, settings: &[&str]) -> Self {
+        let child = launch(&folder, settings, command());
+        let mut node = Self {
+            child,
+            clients: SocketAddr::from(([0, 0, 0, 0], 0)),
+            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
+            folder,
+        };
+        let admin = |log: String| {
+            let line = log
+                .lines()
+                .find(|line| line.contains("the admin port answers"))?;
+            line.split("address=").nth(1)?.trim().parse().ok()
+        };
+        node.until(|| admin(node.log()).is_some());
+        node.admin = admin(node.log()).unwrap();
+        node
+    }
+
+    /// Waits until it says where it listens.
+    fn listening(mut child: Child, folder: TempDir) -> Self {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (mut clients, mut admin) = (None, None);
         let mut said = String::new();
@@ -125,6 +156,10 @@ impl Node {
             clients,
             admin,
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -190,6 +225,15 @@ impl Node {
         self.child.wait().unwrap();
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
     }
+}
+
+fn launch(folder: &TempDir, settings: &[&str], mut command: Command) -> Child {
+    command.arg("--data").arg(folder.path().join("data"));
+    for setting in SETTINGS.iter().chain(settings) {
+        command.arg("--set").arg(setting);
+    }
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    command.stderr(log).spawn().unwrap()
 }
 
 impl Drop for Node {

@@ -21,14 +21,14 @@ use crate::{
     node::Node,
 };
 
-struct Signer {
+pub(crate) struct Signer {
     kid: &'static str,
     key: EncodingKey,
-    set: String,
+    pub(crate) set: String,
 }
 
 impl Signer {
-    fn new(kid: &'static str) -> Self {
+    pub(crate) fn new(kid: &'static str) -> Self {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let key = EncodingKey::from_ec_der(&pair.serialize_der());
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
@@ -40,7 +40,7 @@ impl Signer {
         }
     }
 
-    fn token(&self, name: &str, seconds: u64) -> String {
+    pub(crate) fn token(&self, name: &str, seconds: u64) -> String {
         self.sign(&json!({"sub": name, "aud": "chat", "exp": now_s() + seconds}))
     }
 

@@ -19,6 +19,7 @@ use jsonwebtoken::{
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::Authenticator;
+use crate::descriptors;
 
 /// Bytes of a JWKS at most.
 const SET_BYTES: usize = 256 * 1024;
@@ -190,7 +191,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, KeysError> {
         path: path.display().to_string(),
         error,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = descriptors::retry(|| std::fs::File::open(path)).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed shows that there is more.
     file.take(SET_BYTES as u64 + 1)

@@ -9,9 +9,12 @@ fn replace(files: &Files, with: &Files) {
 fn the_dev_certificate_is_made_once_and_its_key_is_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
-    let files = dev_files(folder.path()).unwrap();
+    let files = dev_files(&Folder::open(folder.path()).unwrap()).unwrap();
     let first = fs::read(&files.certificate).unwrap();
-    assert_eq!(dev_files(folder.path()).unwrap(), files);
+    assert_eq!(
+        dev_files(&Folder::open(folder.path()).unwrap()).unwrap(),
+        files
+    );
     assert_eq!(fs::read(&files.certificate).unwrap(), first);
     assert_eq!(
         fs::metadata(&files.key).unwrap().permissions().mode() & 0o777,
@@ -24,8 +27,8 @@ fn the_dev_certificate_is_made_once_and_its_key_is_private() {
 #[test]
 fn a_new_certificate_is_taken_and_a_wrong_one_leaves_the_old() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let files = dev_files(one.path()).unwrap();
-    let other = dev_files(two.path()).unwrap();
+    let files = dev_files(&Folder::open(one.path()).unwrap()).unwrap();
+    let other = dev_files(&Folder::open(two.path()).unwrap()).unwrap();
     let certificate = Certificate::load(files.clone()).unwrap();
     let first = certificate.current.load().cert.clone();
     assert!(!certificate.reload().unwrap(), "nothing changed");
@@ -43,7 +46,7 @@ fn a_new_certificate_is_taken_and_a_wrong_one_leaves_the_old() {
 #[test]
 fn a_missing_or_empty_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let files = dev_files(folder.path()).unwrap();
+    let files = dev_files(&Folder::open(folder.path()).unwrap()).unwrap();
     let certificate = fs::read(&files.certificate).unwrap();
     fs::write(&files.certificate, "").unwrap();
     let error = Certificate::load(files.clone()).unwrap_err().to_string();
