@@ -13,7 +13,9 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -86,6 +88,7 @@ impl Device {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(folder.join(format!("{name}.lock")))
             .map_err(in_folder)?;
         match lock.try_lock() {
@@ -140,7 +143,12 @@ impl Device {
     /// A crash leaves the old place or the new one, never half of it.
     fn write(&self) -> std::io::Result<()> {
         let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(&serde_json::to_vec(&self.saved).map_err(std::io::Error::other)?)?;
         file.sync_data()?;
         fs::rename(new, &self.path)
