@@ -5,9 +5,9 @@
 //! `user:NAME` when that user of the app `default` sends a frame after HELLO. Only
 //! builds with debug assertions look at it: a release has no such places.
 
-use chat_wire::ids::{ShardId, UserId};
+use std::fmt::Display;
 
-use crate::watch::Role;
+use chat_wire::ids::{ShardId, UserId};
 
 /// What the variable says of this kind of place.
 #[cfg(debug_assertions)]
@@ -20,7 +20,7 @@ fn planted(kind: &str) -> Option<&'static str> {
 
 /// A thread asks for work.
 #[inline]
-pub(crate) fn thread(role: Role) {
+pub(crate) fn thread(role: impl Display) {
     #[cfg(debug_assertions)]
     if planted("thread").is_some_and(|name| name == role.to_string()) {
         panic!("planted in a thread");
