@@ -75,6 +75,7 @@ pub fn accept_loss(
     opened.log.commit(&[Append::LossAccepted {
         key,
         position: kept_to,
+        holes: opened.report.holes.clone(),
     }])?;
     opened.log.prove()?;
     Ok(Loss {

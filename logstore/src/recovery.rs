@@ -18,7 +18,7 @@ use crate::{
         chain::Chain,
         replay::{Replayed, TailRecord},
     },
-    replicas::{ReplicaKey, Replicas},
+    replicas::{Hole, ReplicaKey, Replicas},
     storage::Storage,
     wal::{
         self,
@@ -59,6 +59,8 @@ pub struct RecoveryReport {
     pub copied: usize,
     /// A slot of the manifest that could not be read; the other one was used.
     pub unreadable_slot: Option<String>,
+    /// Frames that were durable and are missing, or in which a control record is wrong.
+    pub holes: Vec<Hole>,
 }
 
 /// What a directory holds, and where its log goes on.
@@ -136,6 +138,7 @@ pub(crate) fn find(storage: &dyn Storage, options: &Options) -> Result<Option<Fo
         torn_frames: chain.torn,
         copied: 0,
         unreadable_slot,
+        holes: replayed.holes.clone(),
     };
     let next_file = numbers
         .last()

@@ -43,6 +43,22 @@ pub struct Damage {
     pub reason: String,
 }
 
+/// Frames that were durable and of which something is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The last frame before them.
+    pub after: u64,
+    /// The last of them.
+    pub lsn: u64,
+}
+
+impl Hole {
+    /// Whether all that is missing here was missing there.
+    pub(crate) fn is_within(self, other: Self) -> bool {
+        self.after >= other.after && self.lsn <= other.lsn
+    }
+}
+
 /// What the log says of one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaState {
@@ -221,6 +237,35 @@ impl SegmentChange {
             change.removed.push(from.u64()?);
         }
         from.0.is_empty().then_some(change)
+    }
+}
+
+/// Body of [`kind::LOSS_ACCEPTED`]: the holes of which it was known. Older versions wrote
+/// none.
+pub(crate) struct HoleList(pub(crate) Option<Vec<Hole>>);
+
+impl HoleList {
+    pub(crate) fn encode(holes: &[Hole], to: &mut Vec<u8>) {
+        put_len(to, holes.len());
+        for hole in holes {
+            to.extend_from_slice(&hole.after.to_le_bytes());
+            to.extend_from_slice(&hole.lsn.to_le_bytes());
+        }
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        let mut from = Reader(body);
+        if body.is_empty() {
+            return Some(Self(None));
+        }
+        let mut holes = Vec::new();
+        for _ in 0..from.u32()? {
+            holes.push(Hole {
+                after: from.u64()?,
+                lsn: from.u64()?,
+            });
+        }
+        from.0.is_empty().then_some(Self(Some(holes)))
     }
 }
 

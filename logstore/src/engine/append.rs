@@ -2,7 +2,7 @@
 
 use crate::{
     log_index::{HardState, LogEntry},
-    replicas::{ReplicaKey, SegmentChange, SegmentRef},
+    replicas::{Hole, HoleList, ReplicaKey, SegmentChange, SegmentRef},
     wal::frame::{FORMAT, Record, RecordHeader, kind},
 };
 use std::ops::Range;
@@ -76,6 +76,10 @@ pub enum Append {
         key: ReplicaKey,
         /// The log ends here.
         position: u64,
+        /// The holes that are known, see
+        /// [`RecoveryReport::holes`](crate::recovery::RecoveryReport::holes): others are
+        /// new damage.
+        holes: Vec<Hole>,
     },
 }
 
@@ -171,10 +175,10 @@ fn put_body(append: &Append, to: &mut Vec<u8>) {
         Append::HardState { state, .. } => to.extend_from_slice(&state.vote.to_le_bytes()),
         Append::Segments { added, removed, .. } => SegmentChange::encode(added, removed, to),
         Append::Installed { segments, .. } => SegmentChange::encode(segments, &[], to),
+        Append::LossAccepted { holes, .. } => HoleList::encode(holes, to),
         Append::Entries { .. }
         | Append::CreateReplica { .. }
         | Append::RetireReplica { .. }
-        | Append::CompactedTo { .. }
-        | Append::LossAccepted { .. } => {}
+        | Append::CompactedTo { .. } => {}
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     manifest::Checkpoint,
     plant::Plant,
     recovery::replay::TailRecord,
+    replicas::Hole,
     wal::{
         frame::{FrameHeader, MOVED, Origin},
         scan::ScannedFile,
@@ -29,9 +30,8 @@ pub(crate) struct At {
 pub(crate) struct Chain {
     /// In order.
     pub(crate) frames: Vec<At>,
-    /// Frames that were durable and are not there: before which index of `frames`
-    /// they belong, and their lsn. In order.
-    pub(crate) holes: Vec<(usize, u64)>,
+    /// What is not there: before which index of `frames` it belongs. In order.
+    pub(crate) holes: Vec<(usize, Hole)>,
     /// Frames up to here were durable.
     pub(crate) proof: u64,
     /// How many sound frames were cut as torn.
@@ -89,13 +89,18 @@ impl Chain {
             all.partition_point(|at| header(at).lsn < lsn)
                 .checked_sub(1)
         };
+        let before_all = self.first_lsn - 1;
+        let hole = |before: Option<usize>, lsn| Hole {
+            after: before.map_or(before_all, |index| header(&all[index]).lsn),
+            lsn,
+        };
         let mut backward: Vec<At> = Vec::new();
-        let mut holes: Vec<(usize, u64)> = Vec::new();
+        let mut holes: Vec<(usize, Hole)> = Vec::new();
         let mut next = all.len().checked_sub(1);
         if self.proof >= self.first_lsn
             && next.is_none_or(|last| header(&all[last]).lsn < self.proof)
         {
-            holes.push((0, self.proof));
+            holes.push((0, hole(next, self.proof)));
         }
         while let Some(index) = next {
             backward.push(all[index]);
@@ -112,7 +117,7 @@ impl Chain {
                 backward.clear();
                 holes.clear();
             } else {
-                holes.push((backward.len(), previous));
+                holes.push((backward.len(), hole(next, previous)));
             }
         }
         let len = backward.len();
@@ -121,7 +126,7 @@ impl Chain {
         self.holes = holes
             .into_iter()
             .rev()
-            .map(|(after, lsn)| (len - after, lsn))
+            .map(|(behind, hole)| (len - behind, hole))
             .collect();
     }
 
@@ -182,7 +187,7 @@ impl Chain {
             log_id: checkpoint.log_id,
             epoch: self.highest_epoch + 1,
             next_lsn: self.highest.max(self.proof) + 2,
-            previous_lsn: hole.map_or(last, |(_, lsn)| *lsn),
+            previous_lsn: hole.map_or(last, |(_, hole)| hole.lsn),
             synced_lsn: self.proof,
         }
     }

@@ -3,7 +3,9 @@
 //! Records count in the order in which they were first written: a moved one takes
 //! the place of its origin, and once. Control records up to the checkpoint are in it
 //! already; entries are not. A hole in the chain damages every replica that existed
-//! there, a wrong body only its own.
+//! there, a wrong body only its own, and neither one whose loss was accepted behind it:
+//! as long as the damage is in the log, so is the record that accepts it, whatever a
+//! checkpoint holds.
 
 use crate::{
     log_index::{AppendError, LogEntry, LogIndex},
@@ -11,7 +13,7 @@ use crate::{
     opening::OpenError,
     plant::Plant,
     recovery::chain::Chain,
-    replicas::{Damage, ReplicaKey, Replicas, Unfit},
+    replicas::{Damage, Hole, HoleList, ReplicaKey, ReplicaState, Replicas, Unfit},
     wal::{
         frame::{FORMAT, MOVED, Origin, RecordHeader, SKIPPABLE, kind},
         scan::{FoundRecord, ScannedFile},
@@ -34,7 +36,81 @@ pub(crate) struct Replayed {
     pub(crate) logs: BTreeMap<ReplicaKey, LogIndex>,
     /// Replicas whose damage no record names yet.
     pub(crate) new_damage: BTreeSet<ReplicaKey>,
+    /// What this replay found; the first of each replica.
+    found: BTreeMap<ReplicaKey, Damage>,
+    /// Frames that are missing, or in which a control record is wrong.
+    pub(crate) holes: Vec<Hole>,
+    accepted: Acceptances,
     checkpoint_lsn: u64,
+}
+
+/// A loss that was accepted.
+#[derive(Clone, Debug)]
+struct Acceptance {
+    lsn: u64,
+    /// The log ended here: what was behind it, damaged or not, is given up.
+    position: u64,
+    /// The holes of which it was known; `None` in records of older versions: all of them.
+    holes: Option<Vec<Hole>>,
+}
+
+/// All losses that the log says were accepted, known before it is replayed.
+#[derive(Debug, Default)]
+struct Acceptances(BTreeMap<ReplicaKey, Vec<Acceptance>>);
+
+impl Acceptances {
+    fn of(files: &[ScannedFile], chain: &Chain) -> Self {
+        let mut all = Self::default();
+        for at in &chain.frames {
+            let file = &files[at.file];
+            let frame = &file.frames[at.frame];
+            for record in &file.records[frame.records.clone()] {
+                let header = &record.header;
+                if header.kind != kind::LOSS_ACCEPTED {
+                    continue;
+                }
+                // One that cannot be read accepts nothing.
+                let Some(body) = &record.body else { continue };
+                let Some(HoleList(holes)) = HoleList::decode(body) else {
+                    continue;
+                };
+                let lsn = if is_moved(record) {
+                    header.origin.lsn
+                } else {
+                    frame.header.lsn
+                };
+                all.0.entry(key_of(header)).or_default().push(Acceptance {
+                    lsn,
+                    position: header.position,
+                    holes,
+                });
+            }
+        }
+        all
+    }
+
+    fn after(&self, key: ReplicaKey, lsn: u64) -> impl Iterator<Item = &Acceptance> {
+        let all = self.0.get(&key).into_iter().flatten();
+        all.filter(move |acceptance| acceptance.lsn > lsn)
+    }
+
+    /// Something of a replica was given up later.
+    fn has_any(&self, key: ReplicaKey, lsn: u64) -> bool {
+        self.after(key, lsn).next().is_some()
+    }
+
+    /// What is at a position in a frame was given up later.
+    fn has_position(&self, key: ReplicaKey, lsn: u64, position: u64) -> bool {
+        self.after(key, lsn)
+            .any(|acceptance| acceptance.position < position)
+    }
+
+    fn has_hole(&self, key: ReplicaKey, hole: Hole) -> bool {
+        self.after(key, hole.lsn).any(|acceptance| {
+            let known = acceptance.holes.as_ref();
+            known.is_none_or(|known| known.iter().any(|other| hole.is_within(*other)))
+        })
+    }
 }
 
 pub(crate) fn replay(
@@ -46,6 +122,7 @@ pub(crate) fn replay(
     let mut sum = Replayed {
         replicas: checkpoint.replicas.clone(),
         checkpoint_lsn: checkpoint.lsn,
+        accepted: Acceptances::of(files, chain),
         ..Replayed::default()
     };
     for (key, state) in &sum.replicas.all {
@@ -67,8 +144,8 @@ pub(crate) fn replay(
     }
     let mut holes = chain.holes.iter().peekable();
     for (index, at) in chain.frames.iter().enumerate() {
-        while let Some((_, lsn)) = holes.next_if(|(before, _)| *before == index) {
-            sum.hole(*lsn);
+        while let Some((_, hole)) = holes.next_if(|(before, _)| *before == index) {
+            sum.hole(*hole);
         }
         let file = &files[at.file];
         let frame = &file.frames[at.frame];
@@ -87,7 +164,7 @@ pub(crate) fn replay(
             sum.record(lsn, copy.unwrap_or(record))?;
         }
     }
-    holes.for_each(|(_, lsn)| sum.hole(*lsn));
+    holes.for_each(|(_, hole)| sum.hole(*hole));
     for (origin, record) in moved {
         sum.record(origin.lsn, record)?;
     }
@@ -99,80 +176,86 @@ fn is_moved(record: &FoundRecord) -> bool {
     record.header.flags & MOVED != 0
 }
 
+fn key_of(header: &RecordHeader) -> ReplicaKey {
+    ReplicaKey {
+        shard: header.shard,
+        replica: header.replica,
+    }
+}
+
 impl Replayed {
-    /// A durable frame is gone, and with it the names of whom it concerned.
-    fn hole(&mut self, lsn: u64) {
-        let keys: Vec<ReplicaKey> = self.replicas.all.keys().copied().collect();
+    /// Durable frames are gone, and with them the names of whom they concerned: anyone
+    /// that existed then.
+    fn hole(&mut self, hole: Hole) {
+        let Hole { lsn, .. } = hole;
+        let existed = |state: &ReplicaState| state.created_lsn <= lsn;
+        let existing = self.replicas.all.iter().filter(|(_, state)| existed(state));
+        let keys: Vec<ReplicaKey> = existing.map(|(key, _)| *key).collect();
         for key in keys {
-            self.damage(
-                key,
-                lsn,
-                format!("frame {lsn} was durable and is not there any more"),
-            );
+            if !self.accepted.has_hole(key, hole) {
+                let what = format!("frame {lsn} was durable and is not there any more");
+                self.damage(key, lsn, what);
+            }
         }
+        self.holes.push(hole);
     }
 
     fn damage(&mut self, key: ReplicaKey, lsn: u64, reason: String) {
         let last = self.logs.get(&key).map_or(0, LogIndex::last_position);
-        let state = self.replicas.all.entry(key).or_default();
-        if state.damage.is_none() {
-            state.damage = Some(Damage {
-                lsn,
-                kept_to: last,
-                seen_to: last,
-                reason,
-            });
-            self.new_damage.insert(key);
-        }
+        self.found.entry(key).or_insert(Damage {
+            lsn,
+            kept_to: last,
+            seen_to: last,
+            reason,
+        });
     }
 
     fn record(&mut self, lsn: u64, record: &FoundRecord) -> Result<(), OpenError> {
         let header = &record.header;
-        let key = ReplicaKey {
-            shard: header.shard,
-            replica: header.replica,
-        };
-        let old = lsn <= self.checkpoint_lsn;
+        let key = key_of(header);
         let Some(body) = &record.body else {
-            // What the checkpoint contains is not needed from here.
-            let needed = if header.kind == kind::ENTRY {
-                self.logs
-                    .get(&key)
-                    .is_some_and(|log| header.position > log.compacted().0)
-            } else {
-                !old
-            };
-            if needed {
-                let what = format!(
-                    "record at position {} in frame {lsn}: wrong checksum",
-                    header.position
-                );
-                self.damage(key, lsn, what);
-                self.seen(key, header.position);
-            }
+            self.wrong_body(lsn, key, header);
             return Ok(());
         };
-        if !old {
+        if lsn > self.checkpoint_lsn {
             self.fold(lsn, header, body)?;
         }
         self.log(lsn, key, header, body);
         Ok(())
     }
 
+    /// What the checkpoint contains is not needed from here, nor what was given up.
+    fn wrong_body(&mut self, lsn: u64, key: ReplicaKey, header: &RecordHeader) {
+        let position = header.position;
+        let needed = if header.kind == kind::ENTRY {
+            let log = self.logs.get(&key);
+            let compacted = log.is_none_or(|log| position <= log.compacted().0);
+            !compacted && !self.accepted.has_position(key, lsn, position)
+        } else if lsn > self.checkpoint_lsn {
+            let hole = Hole {
+                after: lsn - 1,
+                lsn,
+            };
+            self.holes.push(hole);
+            !self.accepted.has_hole(key, hole)
+        } else {
+            false
+        };
+        if needed {
+            let what = format!("record at position {position} in frame {lsn}: wrong checksum");
+            self.damage(key, lsn, what);
+            self.seen(key, position);
+        }
+    }
+
     /// Folds a control record into the replicas' state.
     fn fold(&mut self, lsn: u64, header: &RecordHeader, body: &[u8]) -> Result<(), OpenError> {
-        let key = ReplicaKey {
-            shard: header.shard,
-            replica: header.replica,
-        };
+        let key = key_of(header);
         let unknown = !kind::is_known(header.kind);
         match self.replicas.apply(lsn, header, body) {
             Ok(()) => {
-                if matches!(
-                    header.kind,
-                    kind::DAMAGED | kind::LOSS_ACCEPTED | kind::REPLICA_RETIRED
-                ) {
-                    self.new_damage.remove(&key);
+                if header.kind == kind::REPLICA_RETIRED {
+                    self.found.remove(&key);
                 }
                 Ok(())
             }
@@ -188,13 +271,15 @@ impl Replayed {
             }
             Err(Unfit::UnknownKind) => unreachable!("a known kind is folded in"),
             Err(Unfit::NoReplica) => {
-                self.damage(
-                    key,
-                    lsn,
-                    "the record that created the replica is not there".to_owned(),
-                );
-                Ok(())
+                // What is left of it is collected.
+                self.replicas.all.entry(key).or_default();
+                if !self.accepted.has_any(key, lsn) {
+                    let what = "the record that created the replica is not there".to_owned();
+                    self.damage(key, lsn, what);
+                }
+                self.fold(lsn, header, body)
             }
+            Err(Unfit::Malformed) if self.accepted.has_any(key, lsn) => Ok(()),
             Err(Unfit::Malformed) => {
                 let what = format!(
                     "a record of kind {} in frame {lsn} cannot be read",
@@ -228,7 +313,7 @@ impl Replayed {
                     log.truncate_after(compacted);
                 }
             }
-            kind::LOSS_ACCEPTED => self.logs.entry(key).or_default().truncate_after(position),
+            kind::LOSS_ACCEPTED => self.loss_accepted(lsn, key, position),
             _ => {}
         }
     }
@@ -248,6 +333,8 @@ impl Replayed {
             Ok(()) => {}
             // It is not needed, but it cut what came after it.
             Err(AppendError::Compacted { compacted, .. }) => log.truncate_after(compacted),
+            Err(AppendError::Gap { position, .. })
+                if self.accepted.has_position(key, lsn, position) => {}
             Err(AppendError::Gap { last, position }) => {
                 let what = format!("positions {} to {} are not there", last + 1, position - 1);
                 self.damage(key, lsn, what);
@@ -256,18 +343,38 @@ impl Replayed {
         self.seen(key, header.position);
     }
 
+    /// The log ends at a position, and what was kept then must be there now.
+    fn loss_accepted(&mut self, lsn: u64, key: ReplicaKey, position: u64) {
+        let log = self.logs.entry(key).or_default();
+        log.truncate_after(position);
+        let next = log.last_position() + 1;
+        if next <= position && !self.accepted.has_position(key, lsn, next) {
+            let what = format!(
+                "positions {next} to {position}, kept when a loss was accepted, are not there"
+            );
+            self.damage(key, lsn, what);
+        }
+    }
+
     fn seen(&mut self, key: ReplicaKey, position: u64) {
-        if let Some(damage) = self
-            .replicas
-            .all
-            .get_mut(&key)
-            .and_then(|s| s.damage.as_mut())
-        {
+        let known = self.replicas.all.get_mut(&key);
+        let known = known.and_then(|state| state.damage.as_mut());
+        for damage in known.into_iter().chain(self.found.get_mut(&key)) {
             damage.seen_to = damage.seen_to.max(position);
         }
     }
 
     fn finish(&mut self) {
+        for (key, found) in std::mem::take(&mut self.found) {
+            let state = self.replicas.all.entry(key).or_default();
+            match &mut state.damage {
+                Some(known) => known.seen_to = known.seen_to.max(found.seen_to),
+                None => {
+                    state.damage = Some(found);
+                    self.new_damage.insert(key);
+                }
+            }
+        }
         for (key, state) in &mut self.replicas.all {
             let log = self.logs.entry(*key).or_default();
             if let Some(damage) = &mut state.damage {

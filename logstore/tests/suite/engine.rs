@@ -359,6 +359,7 @@ fn what_contradicts_the_log_is_refused_and_nothing_is_written() {
         Append::LossAccepted {
             key: shard,
             position: 0,
+            holes: Vec::new(),
         },
     ] {
         let refused = opened.log.commit(std::slice::from_ref(&batch));
