@@ -9,6 +9,7 @@
 
 mod append;
 mod commit;
+mod forward;
 mod room;
 mod space;
 
@@ -18,6 +19,7 @@ pub use crate::{
 };
 pub use append::Append;
 pub use commit::{Committed, LogError};
+pub use forward::Forwarded;
 pub use room::{Room, entry_bytes};
 pub use space::{LogStats, Pin, Space};
 
@@ -25,7 +27,7 @@ use crate::{
     log_index::LogIndex,
     manifest::{self, Checkpoint},
     plant::Plant,
-    recovery::{self, Found, LiveFile, RecoveryReport, START_FILES, replay::TailRecord},
+    recovery::{self, Found, RecoveryReport, START_FILES, live::Live, replay::TailRecord},
     replicas::{Damage, ReplicaKey, ReplicaState, Replicas, SegmentRef},
     storage::Storage,
     wal::{
@@ -36,7 +38,7 @@ use crate::{
     },
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::Arc,
 };
@@ -86,8 +88,8 @@ pub struct Log {
     options: Options,
     writer: Writer,
     pool: Pool,
-    /// Files in use, the oldest first; the last one is written.
-    live: VecDeque<LiveFile>,
+    /// Files in use.
+    live: Live,
     replicas: Replicas,
     generation: u64,
     poisoned: Option<String>,
@@ -232,7 +234,7 @@ fn create(storage: &dyn Storage, options: &Options) -> Result<Found, OpenError> 
     Ok(Found {
         checkpoint,
         replayed: recovery::replay::Replayed::default(),
-        live: VecDeque::new(),
+        live: Live::default(),
         free: Vec::new(),
         leftovers: Vec::new(),
         next_file: 0,
@@ -276,20 +278,26 @@ fn clean(storage: &dyn Storage, leftovers: &[String]) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What says that a replica is damaged.
+fn damage_record(key: ReplicaKey, damage: &Damage) -> (RecordHeader, Vec<u8>) {
+    let mut body = Vec::new();
+    damage.encode(&mut body);
+    let header = RecordHeader {
+        shard: key.shard,
+        replica: key.replica,
+        kind: kind::DAMAGED,
+        position: damage.kept_to,
+        needs: 1,
+        ..RecordHeader::default()
+    };
+    (header, body)
+}
+
 impl Log {
     /// The file that is written counts as in use from the start.
     fn adopt_active(&mut self) {
-        let numbers = self.writer.numbers();
         if let Some(number) = self.writer.file() {
-            match self.live.iter().position(|file| file.number == number) {
-                None => self.live.push_back(LiveFile {
-                    number,
-                    first_lsn: numbers.next_lsn,
-                    last_lsn: numbers.next_lsn,
-                    ..LiveFile::default()
-                }),
-                Some(at) => debug_assert_eq!(at + 1, self.live.len(), "the newest file is written"),
-            }
+            self.live.adopt(number, self.writer.numbers().next_lsn);
         }
     }
 
@@ -327,30 +335,13 @@ impl Log {
         self.write_at_start(&records)
     }
 
-    fn record_damage(
-        &mut self,
-        damaged: &std::collections::BTreeSet<ReplicaKey>,
-    ) -> Result<(), OpenError> {
-        let mut bodies = Vec::new();
-        for key in damaged {
-            let damage = self
-                .replicas
-                .all
-                .get(key)
-                .and_then(|state| state.damage.as_ref());
-            let damage = damage.expect("new damage is in the replica's state");
-            let mut body = Vec::new();
-            damage.encode(&mut body);
-            let header = RecordHeader {
-                shard: key.shard,
-                replica: key.replica,
-                kind: kind::DAMAGED,
-                position: damage.kept_to,
-                needs: 1,
-                ..RecordHeader::default()
-            };
-            bodies.push((header, body));
-        }
+    fn record_damage(&mut self, damaged: &BTreeSet<ReplicaKey>) -> Result<(), OpenError> {
+        let of = |key: &ReplicaKey| {
+            let state = self.replicas.all.get(key);
+            let damage = state.and_then(|state| state.damage.as_ref());
+            damage_record(*key, damage.expect("new damage is in the replica's state"))
+        };
+        let bodies: Vec<(RecordHeader, Vec<u8>)> = damaged.iter().map(of).collect();
         let records: Vec<Record<'_>> = bodies
             .iter()
             .map(|(header, body)| Record {

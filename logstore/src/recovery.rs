@@ -8,6 +8,7 @@
 //! proved it, looks like a torn write.
 
 pub(crate) mod chain;
+pub(crate) mod live;
 pub(crate) mod replay;
 
 use crate::{
@@ -16,9 +17,10 @@ use crate::{
     plant::Plant,
     recovery::{
         chain::Chain,
+        live::Live,
         replay::{Replayed, TailRecord},
     },
-    replicas::{Hole, ReplicaKey, Replicas},
+    replicas::{Hole, Replicas},
     storage::Storage,
     wal::{
         self,
@@ -28,19 +30,7 @@ use crate::{
         writer::{Numbers, Place},
     },
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// A file that the log needs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LiveFile {
-    pub(crate) number: u32,
-    pub(crate) first_lsn: u64,
-    pub(crate) last_lsn: u64,
-    /// Frames in it that do not count.
-    pub(crate) cut: BTreeSet<u64>,
-    /// The highest position of each replica in it.
-    pub(crate) claims: BTreeMap<ReplicaKey, u64>,
-}
+use std::collections::BTreeSet;
 
 /// What a start found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +57,7 @@ pub struct RecoveryReport {
 pub(crate) struct Found {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) replayed: Replayed,
-    pub(crate) live: VecDeque<LiveFile>,
+    pub(crate) live: Live,
     pub(crate) free: Vec<u32>,
     /// Names in the log's directory that are of no use.
     pub(crate) leftovers: Vec<String>,
@@ -102,8 +92,8 @@ pub(crate) fn find(storage: &dyn Storage, options: &Options) -> Result<Option<Fo
     let files = scan_files(storage, &numbers, &checkpoint, wanted, options.scan_threads)?;
     let chain = Chain::new(&files, &checkpoint, options.plant);
     let replayed = replay::replay(&files, &chain, &checkpoint, options.plant)?;
-    let live = live_files(&files, &chain);
-    let used: BTreeSet<u32> = live.iter().map(|file| file.number).collect();
+    let live = Live::new(&files, &chain);
+    let used: BTreeSet<u32> = live.files().iter().map(|file| file.number).collect();
 
     let mut leftovers: Vec<String> = names
         .iter()
@@ -202,13 +192,13 @@ pub fn dump(storage: &dyn Storage, options: &Options) -> Result<Option<Dump>, Op
         check_bodies: true,
     };
     let mut frames = Vec::new();
-    for file in &found.live {
+    for file in found.live.files() {
         let scanned = scan::scan(storage, file.number, wanted)?;
         frames.extend(scanned.frames.iter().map(|frame| DumpedFrame {
             file: file.number,
             offset: frame.offset,
             header: frame.header,
-            counts: !file.cut.contains(&frame.header.lsn),
+            counts: file.counts(frame.header.lsn),
             records: scanned.records[frame.records.clone()].to_vec(),
         }));
     }
@@ -285,45 +275,6 @@ fn scan_files(
     }
     files.sort_by_key(|file| file.number);
     Ok(files)
-}
-
-/// The files that hold frames which count, in order. Frames that were cut do not
-/// keep a file: the next use of it overwrites them, and until then the chain passes
-/// them over.
-fn live_files(files: &[ScannedFile], chain: &Chain) -> VecDeque<LiveFile> {
-    let mut live: VecDeque<LiveFile> = VecDeque::new();
-    for at in &chain.frames {
-        let file = &files[at.file];
-        let frame = &file.frames[at.frame];
-        let lsn = frame.header.lsn;
-        if live.back().is_none_or(|live| live.number != file.number) {
-            live.push_back(LiveFile {
-                number: file.number,
-                first_lsn: lsn,
-                cut: file.frames.iter().map(|frame| frame.header.lsn).collect(),
-                ..LiveFile::default()
-            });
-        }
-        let live = live.back_mut().expect("one was pushed");
-        live.last_lsn = lsn;
-        live.cut.remove(&lsn);
-        for record in &file.records[frame.records.clone()] {
-            claim(&mut live.claims, &record.header);
-        }
-    }
-    live
-}
-
-/// Notes that a file holds an entry.
-pub(crate) fn claim(claims: &mut BTreeMap<ReplicaKey, u64>, header: &wal::frame::RecordHeader) {
-    if header.kind == wal::frame::kind::ENTRY {
-        let key = ReplicaKey {
-            shard: header.shard,
-            replica: header.replica,
-        };
-        let highest = claims.entry(key).or_insert(0);
-        *highest = header.position.max(*highest);
-    }
 }
 
 /// Where the next frame goes: behind the last one, or at the beginning of the file

@@ -21,6 +21,16 @@ pub struct ReplicaKey {
     pub replica: u32,
 }
 
+impl ReplicaKey {
+    /// Whose a record is.
+    pub(crate) fn of(header: &RecordHeader) -> Self {
+        Self {
+            shard: header.shard,
+            replica: header.replica,
+        }
+    }
+}
+
 /// A segment of a replica as the log names it; what `meta` says is the segments' own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
@@ -118,10 +128,7 @@ impl Replicas {
         header: &RecordHeader,
         body: &[u8],
     ) -> Result<(), Unfit> {
-        let key = ReplicaKey {
-            shard: header.shard,
-            replica: header.replica,
-        };
+        let key = ReplicaKey::of(header);
         if header.kind == kind::REPLICA_CREATED {
             self.next_replica = self.next_replica.max(key.replica + 1);
             let state = ReplicaState {

@@ -310,7 +310,7 @@ impl LogThread {
         // Replicas that nobody steps keep old files; near the bound they are moved.
         let near = stats.live_bytes >= stats.budget_bytes / 4 * 3;
         if near && !self.stuck.is_empty() {
-            self.log.copy_forward()?;
+            self.log.copy_forward(&self.stuck)?;
         }
         self.log.reclaim()?;
         Ok(())

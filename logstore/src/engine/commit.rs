@@ -14,7 +14,6 @@ use super::{
     room::{most_of_a_frame, most_waste},
 };
 use crate::{
-    recovery::{self, LiveFile},
     replicas::{ReplicaKey, ReplicaState},
     wal::{
         frame::{HEADER, MOVED, RECORD, Record, frame_bytes, kind},
@@ -340,7 +339,7 @@ impl Log {
         records: &[Record<'_>],
         control: bool,
     ) -> Result<Written, WriteError> {
-        let first_lsn = self.writer.numbers().next_lsn;
+        let before = self.writer.numbers();
         let written = self.writer.write(records, &mut self.pool, control);
         let written = match written {
             Err(WriteError::Disk(error)) => {
@@ -350,25 +349,14 @@ impl Log {
             other => other?,
         };
         if let Some(number) = written.took {
-            if let Some(full) = self.live.back_mut() {
-                // The link.
-                full.last_lsn = full.last_lsn.max(first_lsn);
+            if let Some(link) = written.link {
+                self.live.wrote(link);
             }
-            let lsn = written.lsn;
-            self.live.push_back(LiveFile {
-                number,
-                first_lsn: lsn,
-                last_lsn: lsn,
-                ..LiveFile::default()
-            });
+            self.live.begin(number, written.lsn);
         }
-        let file = self
-            .live
-            .back_mut()
-            .expect("a frame was written to some file");
-        file.last_lsn = written.lsn;
+        self.live.wrote(written.lsn);
         for record in records {
-            recovery::claim(&mut file.claims, &record.header);
+            self.live.note(before.previous_lsn, &record.header);
             if record.header.flags & MOVED != 0 {
                 // A copy: what it says was taken over with its original.
                 continue;

@@ -13,9 +13,7 @@ use crate::{
     storage::Storage,
     wal::{
         self,
-        frame::{MOVED, Origin, Record, kind},
         pool::{Pool, PrepareFile, PreparedFile, RESERVE},
-        scan::{self, Wanted},
     },
 };
 use std::{io, sync::Arc};
@@ -83,8 +81,8 @@ impl Log {
         let keep = usize::try_from(behind_bytes / self.options.file_bytes).unwrap_or(usize::MAX);
         let old = self.live.len().saturating_sub(1).saturating_sub(keep);
         let mut pins: Vec<Pin> = Vec::new();
-        for file in self.live.iter().take(old) {
-            for (key, position) in self.claims(file) {
+        for index in 0..old {
+            for (key, position) in self.live.claims(index, &self.replicas) {
                 match pins.iter_mut().find(|pin| pin.key == key) {
                     Some(pin) => pin.position = pin.position.max(position),
                     None => pins.push(Pin { key, position }),
@@ -103,16 +101,13 @@ impl Log {
     pub fn reclaim(&mut self) -> Result<usize, LogError> {
         self.check_poison()?;
         let in_use = self.live.len().saturating_sub(1);
-        let unneeded = self
-            .live
-            .iter()
-            .take(in_use)
-            .take_while(|file| self.claims(file).next().is_none());
+        let unneeded =
+            (0..in_use).take_while(|index| self.live.claims(*index, &self.replicas).is_empty());
         let count = unneeded.count();
         if count == 0 {
             return Ok(0);
         }
-        let first = &self.live[count];
+        let first = &self.live.files()[count];
         let checkpoint = Checkpoint {
             generation: self.generation + 1,
             lsn: self.writer.last_lsn(),
@@ -133,7 +128,7 @@ impl Log {
             }
             self.generation += 1;
         }
-        for file in self.live.drain(..count) {
+        for file in self.live.take(count) {
             self.pool.put(file.number);
         }
         self.shrink_pool()?;
@@ -236,92 +231,6 @@ impl Log {
         Ok(true)
     }
 
-    /// Copies what is still needed of the oldest file to the end of the log, for
-    /// replicas that cannot be flushed: leaderless, stuck or damaged ones. Then
-    /// [`Log::reclaim`] can reuse the file. Says how many records were copied; none when
-    /// there is no room for the copies now. They may take one file of the reserve, since
-    /// they free one.
-    ///
-    /// # Errors
-    /// See [`LogError`]. It reads the whole file: the log waits that long.
-    pub fn copy_forward(&mut self) -> Result<usize, LogError> {
-        self.check_poison()?;
-        let Some(oldest) = self.live.front().filter(|_| self.live.len() > 1) else {
-            return Ok(0);
-        };
-        let needed: Vec<ReplicaKey> = self.claims(oldest).map(|(key, _)| key).collect();
-        if needed.is_empty() {
-            return Ok(0);
-        }
-        let wanted = Wanted {
-            log_id: self.writer.numbers().log_id,
-            first_lsn: oldest.first_lsn,
-            check_lengths: true,
-            check_bodies: true,
-        };
-        let (last_lsn, cut) = (oldest.last_lsn, oldest.cut.clone());
-        let scanned = scan::scan(&*self.storage, oldest.number, wanted)
-            .map_err(|error| self.poison(io::Error::other(error)))?;
-        let mut copies = Vec::new();
-        for frame in scanned
-            .frames
-            .iter()
-            .filter(|frame| frame.header.lsn <= last_lsn && !cut.contains(&frame.header.lsn))
-        {
-            for (index, record) in (0..).zip(&scanned.records[frame.records.clone()]) {
-                let mut header = record.header;
-                let key = ReplicaKey {
-                    shard: header.shard,
-                    replica: header.replica,
-                };
-                let state = self.replicas.all.get(&key);
-                let live = state.is_some_and(|state| header.position > state.compacted.0);
-                let Some(body) = &record.body else { continue };
-                if header.kind != kind::ENTRY || !live || !needed.contains(&key) {
-                    continue;
-                }
-                if header.flags & MOVED == 0 {
-                    header.flags |= MOVED;
-                    header.origin = Origin {
-                        lsn: frame.header.lsn,
-                        index,
-                    };
-                }
-                copies.push(Record { header, body });
-            }
-        }
-        if !self.write_copies(&copies)? {
-            return Ok(0);
-        }
-        if let Some(oldest) = self.live.front_mut() {
-            oldest.claims.clear();
-        }
-        Ok(copies.len())
-    }
-
-    /// Copies go in frames of their own; false if there is no room for all of them.
-    fn write_copies(&mut self, copies: &[Record<'_>]) -> Result<bool, LogError> {
-        let plan = self.plan(copies, true)?;
-        match self.make_room((plan.files + RESERVE).saturating_sub(1), true) {
-            Ok(()) => {}
-            Err(LogError::Full { .. } | LogError::DiskFull { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        for frame in plan.frames {
-            self.write_planned(&copies[frame], true)?;
-        }
-        Ok(true)
-    }
-
-    /// The entries of a file that are still needed: whose, and up to where.
-    fn claims(&self, file: &crate::recovery::LiveFile) -> impl Iterator<Item = (ReplicaKey, u64)> {
-        let needed = file.claims.iter().filter(|(key, position)| {
-            let state = self.replicas.all.get(*key);
-            state.is_some_and(|state| state.compacted.0 < **position)
-        });
-        needed.map(|(key, position)| (*key, *position))
-    }
-
     /// Removes empty files beyond what is wanted.
     fn shrink_pool(&mut self) -> Result<(), LogError> {
         let wanted = self.options.pool_files + RESERVE;
@@ -341,7 +250,7 @@ impl Log {
             .map_err(|error| self.poison(error))
     }
 
-    fn poison(&mut self, error: io::Error) -> LogError {
+    pub(super) fn poison(&mut self, error: io::Error) -> LogError {
         self.poisoned = Some(error.to_string());
         LogError::Io(error)
     }

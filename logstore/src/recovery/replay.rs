@@ -38,10 +38,22 @@ pub(crate) struct Replayed {
     pub(crate) new_damage: BTreeSet<ReplicaKey>,
     /// What this replay found; the first of each replica.
     found: BTreeMap<ReplicaKey, Damage>,
+    /// Positions that are not there so far.
+    gaps: BTreeMap<ReplicaKey, Gap>,
     /// Frames that are missing, or in which a control record is wrong.
     pub(crate) holes: Vec<Hole>,
     accepted: Acceptances,
     checkpoint_lsn: u64,
+}
+
+/// Positions that a log should have before those that were seen. It is no damage if all
+/// of those are cut later or not needed: copying forward leaves out what was cut.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    lsn: u64,
+    from: u64,
+    to: u64,
+    seen: u64,
 }
 
 /// A loss that was accepted.
@@ -79,11 +91,14 @@ impl Acceptances {
                 } else {
                     frame.header.lsn
                 };
-                all.0.entry(key_of(header)).or_default().push(Acceptance {
-                    lsn,
-                    position: header.position,
-                    holes,
-                });
+                all.0
+                    .entry(ReplicaKey::of(header))
+                    .or_default()
+                    .push(Acceptance {
+                        lsn,
+                        position: header.position,
+                        holes,
+                    });
             }
         }
         all
@@ -176,13 +191,6 @@ fn is_moved(record: &FoundRecord) -> bool {
     record.header.flags & MOVED != 0
 }
 
-fn key_of(header: &RecordHeader) -> ReplicaKey {
-    ReplicaKey {
-        shard: header.shard,
-        replica: header.replica,
-    }
-}
-
 impl Replayed {
     /// Durable frames are gone, and with them the names of whom they concerned: anyone
     /// that existed then.
@@ -212,7 +220,7 @@ impl Replayed {
 
     fn record(&mut self, lsn: u64, record: &FoundRecord) -> Result<(), OpenError> {
         let header = &record.header;
-        let key = key_of(header);
+        let key = ReplicaKey::of(header);
         let Some(body) = &record.body else {
             self.wrong_body(lsn, key, header);
             return Ok(());
@@ -250,12 +258,13 @@ impl Replayed {
 
     /// Folds a control record into the replicas' state.
     fn fold(&mut self, lsn: u64, header: &RecordHeader, body: &[u8]) -> Result<(), OpenError> {
-        let key = key_of(header);
+        let key = ReplicaKey::of(header);
         let unknown = !kind::is_known(header.kind);
         match self.replicas.apply(lsn, header, body) {
             Ok(()) => {
                 if header.kind == kind::REPLICA_RETIRED {
                     self.found.remove(&key);
+                    self.gaps.remove(&key);
                 }
                 Ok(())
             }
@@ -303,8 +312,14 @@ impl Replayed {
             kind::REPLICA_CREATED => {
                 self.logs.entry(key).or_default();
             }
-            kind::COMPACTED_TO => self.logs.entry(key).or_default().compact_to(position, term),
+            kind::COMPACTED_TO => {
+                self.logs.entry(key).or_default().compact_to(position, term);
+                if self.gaps.get(&key).is_some_and(|gap| gap.seen <= position) {
+                    self.gaps.remove(&key);
+                }
+            }
             kind::INSTALLED => {
+                self.gaps.remove(&key);
                 let log = self.logs.entry(key).or_default();
                 let compacted = log.compacted().0;
                 if position >= compacted {
@@ -330,14 +345,23 @@ impl Replayed {
             payload: body.clone(),
         };
         match log.append([entry]) {
-            Ok(()) => {}
-            // It is not needed, but it cut what came after it.
-            Err(AppendError::Compacted { compacted, .. }) => log.truncate_after(compacted),
+            // It cut all that came after it.
+            Ok(()) => drop(self.gaps.remove(&key)),
+            // It is not needed, but it cut, too.
+            Err(AppendError::Compacted { compacted, .. }) => {
+                log.truncate_after(compacted);
+                self.gaps.remove(&key);
+            }
             Err(AppendError::Gap { position, .. })
                 if self.accepted.has_position(key, lsn, position) => {}
             Err(AppendError::Gap { last, position }) => {
-                let what = format!("positions {} to {} are not there", last + 1, position - 1);
-                self.damage(key, lsn, what);
+                let gap = self.gaps.entry(key).or_insert(Gap {
+                    lsn,
+                    from: last + 1,
+                    to: position - 1,
+                    seen: position,
+                });
+                gap.seen = gap.seen.max(position);
             }
         }
         self.seen(key, header.position);
@@ -365,6 +389,11 @@ impl Replayed {
     }
 
     fn finish(&mut self) {
+        for (key, gap) in std::mem::take(&mut self.gaps) {
+            let what = format!("positions {} to {} are not there", gap.from, gap.to);
+            self.damage(key, gap.lsn, what);
+            self.seen(key, gap.seen);
+        }
         for (key, found) in std::mem::take(&mut self.found) {
             let state = self.replicas.all.entry(key).or_default();
             match &mut state.damage {

@@ -55,6 +55,8 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
     /// Set if a file was taken for it.
     pub(crate) took: Option<u32>,
+    /// Of the link in the file before, if it was left with one.
+    pub(crate) link: Option<u64>,
 }
 
 struct Active {
@@ -154,7 +156,7 @@ impl Writer {
     ) -> Result<Written, WriteError> {
         let body_bytes = records.iter().map(|record| record.body.len()).sum();
         let bytes = frame::frame_bytes(records.len(), body_bytes) as u64;
-        let mut took = None;
+        let (mut took, mut link) = (None, None);
         let fits = if records.is_empty() {
             self.can_prove()
         } else {
@@ -162,12 +164,17 @@ impl Writer {
         };
         if !fits {
             let number = pool.take(control).ok_or(WriteError::NoFile)?;
-            self.roll(number).map_err(WriteError::Disk)?;
+            link = self.roll(number).map_err(WriteError::Disk)?;
             took = Some(number);
         }
         let lsn = self.put(0, 0, records).map_err(WriteError::Disk)?;
         self.proven = records.is_empty();
-        Ok(Written { lsn, bytes, took })
+        Ok(Written {
+            lsn,
+            bytes,
+            took,
+            link,
+        })
     }
 
     /// Goes on in another file, without a link, if a frame does not fit this one. A
@@ -179,11 +186,12 @@ impl Writer {
     }
 
     /// Leaves a link behind in the full file, which proves its last frame too, and
-    /// goes on in another.
-    fn roll(&mut self, number: u32) -> io::Result<()> {
-        if self.active.is_some() {
-            self.put(LINK, number, &[])?;
-        }
+    /// goes on in another. Gives the link's lsn.
+    fn roll(&mut self, number: u32) -> io::Result<Option<u64>> {
+        let link = match self.active {
+            Some(_) => Some(self.put(LINK, number, &[])?),
+            None => None,
+        };
         let file = self.storage.open(&wal::file_path(number))?;
         let len = file.len()?;
         if len != self.file_bytes {
@@ -199,7 +207,7 @@ impl Writer {
             offset: 0,
             len,
         });
-        Ok(())
+        Ok(link)
     }
 
     fn put(&mut self, flags: u16, next_file: u32, records: &[Record<'_>]) -> io::Result<u64> {

@@ -3,7 +3,7 @@
 
 use crate::workload::{create, entries, flushed, small};
 use logstore::{
-    engine::{Append, Log, Opened, open},
+    engine::{Log, Opened, open},
     loss::accept_loss,
     recovery::dump,
     replicas::ReplicaKey,

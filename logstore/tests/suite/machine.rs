@@ -45,8 +45,14 @@ pub(crate) enum Step {
     Both(u64),
     /// Of shard 3: as many positions from the end written again, in a new term.
     Rewrite(u64),
+    /// Of shard 3: one entry in place of so many at the end.
+    Shorten(u64),
     /// Freeze, write segments, enter them, let go of all but a few entries.
     Flush(u16),
+    /// Shard 3 needs none of its entries any more.
+    FlushAll,
+    /// Shard 3 is replaced by a snapshot, so many positions before or behind its last.
+    Install(i64),
     Reclaim,
     CopyForward,
     Prove,
@@ -58,7 +64,8 @@ pub(crate) enum Step {
 /// What every run does: some ten files of log, most of them reused.
 pub(crate) fn script() -> Vec<Step> {
     use Step::{
-        Both, CopyForward, Create, Entries, Flush, Prepare, Prove, Reclaim, Replace, Rewrite,
+        Both, CopyForward, Create, Entries, Flush, FlushAll, Install, Prepare, Prove, Reclaim,
+        Replace, Rewrite, Shorten,
     };
     let mut steps = vec![Create(1), Create(2), Create(3), Entries(3, 6), Prove];
     for round in 0..9 {
@@ -67,6 +74,12 @@ pub(crate) fn script() -> Vec<Step> {
             0 => steps.extend([Flush(1), Prove, Prepare, Both(11), Rewrite(5)]),
             1 => steps.extend([Flush(2), Both(7), Flush(1), Reclaim, Prove]),
             _ => steps.extend([Flush(3), Entries(2, 20), Rewrite(2), Reclaim]),
+        }
+        match round {
+            2 | 6 => steps.extend([Entries(3, 4), Shorten(6), FlushAll]),
+            3 => steps.extend([Install(-2), Entries(3, 3)]),
+            7 => steps.extend([Install(3), Entries(3, 2)]),
+            _ => {}
         }
         if round == 4 {
             steps.push(Replace);
@@ -188,7 +201,7 @@ impl Machine {
                     .commit(&[Append::RetireReplica { key: old }, create])?;
                 self.open_new(new);
             }
-            Step::Entries(..) | Step::Both(_) | Step::Rewrite(_) => {
+            Step::Entries(..) | Step::Both(_) | Step::Rewrite(_) | Step::Shorten(_) => {
                 let mut batch = Vec::new();
                 for (id, image) in &after {
                     let before = &self.image[id];
@@ -229,11 +242,25 @@ impl Machine {
                 }
             }
             Step::Flush(id) => self.flush(id, &after)?,
+            Step::FlushAll => self.flush(3, &after)?,
+            Step::Install(_) => {
+                let installed = Append::Installed {
+                    key: self.keys[&3],
+                    position: after[&3].flushed,
+                    term: self.term,
+                    segments: Vec::new(),
+                };
+                self.log.commit(&[installed])?;
+                let log = self.shards.get_mut(&3).unwrap().log_mut();
+                log.reset_to(after[&3].flushed, self.term);
+            }
             Step::Reclaim => {
                 self.log.reclaim()?;
             }
             Step::CopyForward => {
-                self.log.copy_forward()?;
+                let keys: Vec<_> = self.keys.values().copied().collect();
+                let copied = self.log.copy_forward(&keys)?;
+                assert!(copied.damaged.is_empty(), "{copied:?}");
             }
             Step::Prove => {
                 self.log.prove()?;
@@ -304,6 +331,25 @@ impl Machine {
             Step::Rewrite(back) => {
                 let back = back.min(self.image[&3].entries.len() as u64);
                 add(3, last(3) + 1 - back, back.max(1), self.term);
+            }
+            Step::Shorten(back) => {
+                let back = back.min(self.image[&3].entries.len() as u64);
+                add(3, last(3) + 1 - back, 1, self.term);
+            }
+            Step::FlushAll => {
+                let shard = image.get_mut(&3).unwrap();
+                shard.flushed = last(3);
+                shard.hard_state.commit = shard.hard_state.commit.max(last(3));
+                shard.first = last(3) + 1;
+                shard.entries.clear();
+            }
+            Step::Install(at) => {
+                let shard = image.get_mut(&3).unwrap();
+                let position = last(3).saturating_add_signed(at).max(shard.flushed);
+                shard.flushed = position;
+                shard.hard_state.commit = shard.hard_state.commit.max(position);
+                shard.first = position + 1;
+                shard.entries.clear();
             }
             Step::Flush(id) => {
                 let shard = image.get_mut(&id).unwrap();

@@ -8,6 +8,7 @@
 mod crash;
 mod engine;
 mod flips;
+mod forward;
 mod losses;
 mod machine;
 mod planted;

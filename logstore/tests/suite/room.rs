@@ -157,7 +157,8 @@ impl Caller {
                 }
             }
             Step::CopyForward => {
-                self.log.copy_forward()?;
+                let keys: Vec<_> = (1..=SHARDS).map(Self::key).collect();
+                self.log.copy_forward(&keys)?;
                 self.log.reclaim()?;
             }
             Step::Disk(more) => {
