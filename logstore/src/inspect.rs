@@ -172,7 +172,7 @@ pub fn fences(storage: &dyn Storage) -> io::Result<Vec<String>> {
 pub fn lift_fence(storage: &dyn Storage, path: &str) -> Result<Vec<Finding>, ReadError> {
     let findings = verify(storage, path)?;
     if findings.is_empty() {
-        let rewritten = rewrite_fences(storage, path);
+        let rewritten = lift(storage, path);
         rewritten.map_err(|source| ReadError::Open {
             segment: FAULTS.to_owned(),
             source,
@@ -182,7 +182,7 @@ pub fn lift_fence(storage: &dyn Storage, path: &str) -> Result<Vec<Finding>, Rea
 }
 
 /// Under a temporary name first: a crash leaves the old list or the new one.
-fn rewrite_fences(storage: &dyn Storage, without: &str) -> io::Result<()> {
+pub(crate) fn lift(storage: &dyn Storage, without: &str) -> io::Result<()> {
     let kept = fenced(storage)?.into_iter().filter(|path| path != without);
     let lines: String = kept.map(|path| path + "\n").collect();
     let unfinished = format!("{FAULTS}.tmp");

@@ -3,6 +3,7 @@
 
 use crate::{
     plant::Plant,
+    storage::Storage,
     wal::{self, scan::ScanError},
 };
 use std::io;
@@ -54,6 +55,28 @@ impl Default for Options {
             log_id: 0,
             plant: None,
         }
+    }
+}
+
+impl Options {
+    /// Those with which a directory can be opened by whoever was not told with which it
+    /// is used: files as large as the ones that are there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn of_directory(storage: &dyn Storage) -> io::Result<Self> {
+        let mut options = Self::default();
+        let names = match storage.list(wal::DIRECTORY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        let numbers = names.iter().filter_map(|name| wal::file_number(name));
+        if let Some(number) = numbers.max() {
+            options.file_bytes = storage.open(&wal::file_path(number))?.len()?;
+        }
+        let least = options.file_bytes.saturating_mul(6);
+        options.budget_bytes = options.budget_bytes.max(least);
+        Ok(options)
     }
 }
 

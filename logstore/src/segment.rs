@@ -9,6 +9,7 @@
 //! | `table` | sorted entries in blocks with an index: rows, postings, groups, inboxes |
 //! | `postings`, `inbox`, `filter` | what stands in those |
 //! | `block` | the envelope that proves a block |
+//! | `repair` | ends that are damaged ← blocks that are not |
 //!
 //! `docs/format.md` has every byte. Known limit: there is no compaction yet, so an
 //! old inbox is read from as many segments as hold it.
@@ -23,9 +24,11 @@ pub(crate) mod footer;
 pub(crate) mod inbox;
 pub(crate) mod postings;
 pub(crate) mod reader;
+pub(crate) mod repair;
 pub(crate) mod table;
 
 pub use block::{Compression, Kind};
 pub use builder::SegmentOptions;
 pub use files::{MapLimits, Part, ReadError, SegmentFiles};
 pub use footer::{Name, SEGMENT_DIR, SegmentMeta};
+pub use repair::Unrepairable;

@@ -1,9 +1,11 @@
 //! `chatctl inspect`: what is in the data directory of a stopped node: its log files
 //! frame by frame, its segments, the checksums of both, and a readable dump.
 //!
-//! Reads only, except with `--accept-loss`, which cuts a damaged shard where its log ends
-//! without a gap: what was acknowledged behind it is gone, so it asks for the shard by number
-//! and for `--yes`.
+//! Reads only, except with `--accept-loss`, which asks for the shard by number and for
+//! `--yes`. A damaged log is cut where it ends without a gap: what was acknowledged behind it
+//! is gone. Segments with damaged ends are rebuilt from their blocks: nothing is. A shard with
+//! a damaged block can only begin empty: that is done when the number of rows that are lost,
+//! which the first try says, is repeated with `--begin-empty`.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +15,8 @@ use std::{
 use chat_client::ids::UserId;
 use clap::Args;
 use logstore::{
-    engine, inspect, loss,
+    engine, inspect,
+    loss::{self, Accepted, LossError, WholeLoss},
     segment::Kind,
     storage::{Storage, disk::Disk},
 };
@@ -54,6 +57,10 @@ pub(crate) struct Options {
     /// Yes, what was acknowledged and is damaged shall be gone.
     #[arg(long)]
     yes: bool,
+    /// With --accept-loss, where nothing else is left: the shard begins empty, and so many
+    /// rows are lost, as it said before.
+    #[arg(long, value_name = "ROWS", requires = "accept_loss")]
+    begin_empty: Option<u64>,
 }
 
 impl Options {
@@ -78,7 +85,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<(), Failure> {
             Failure::new(FAILED, format!("{}: {error}", options.data.display()))
         })?);
     if let Some(shard) = options.accept_loss {
-        return accept_loss(global, storage, shard);
+        return accept_loss(global, storage, shard, options.begin_empty);
     }
     if let Some(file) = &options.segment {
         return segment(global, options, &storage, file);
@@ -249,21 +256,92 @@ fn segment(
     .map_err(damaged)
 }
 
-fn accept_loss(global: &Global, storage: Arc<dyn Storage>, shard: u16) -> Result<(), Failure> {
-    let lost = loss::accept_loss(storage, engine::Options::default(), shard)
-        .map_err(|error| Failure::new(FAILED, error.to_string()))?;
-    match global.output {
-        Format::Json => output::json(&json!({"accepted": {
-            "shard": shard,
-            "keptTo": lost.kept_to.to_string(),
-            "seenTo": lost.seen_to.to_string(),
-            "reason": lost.reason,
-        }})),
-        Format::Table => output::say(&format!(
-            "shard {shard} ends at position {} now; positions up to {} are gone ({}). \
-             Start the node: it serves the shard again, under a new generation",
-            lost.kept_to, lost.seen_to, lost.reason
-        )),
+fn accept_loss(
+    global: &Global,
+    storage: Arc<dyn Storage>,
+    shard: u16,
+    begin_empty: Option<u64>,
+) -> Result<(), Failure> {
+    let failed = |error: LossError| Failure::new(FAILED, error.to_string());
+    let log = engine::Options::of_directory(&*storage)?;
+    match loss::accept_loss(Arc::clone(&storage), log.clone(), shard) {
+        Ok(Accepted::Cut(lost)) => match global.output {
+            Format::Json => output::json(&json!({"accepted": {
+                "shard": shard,
+                "keptTo": lost.kept_to.to_string(),
+                "seenTo": lost.seen_to.to_string(),
+                "reason": lost.reason,
+            }})),
+            Format::Table => output::say(&format!(
+                "shard {shard} ends at position {} now; positions up to {} are gone ({}). \
+                 Start the node: it serves the shard again, under a new generation",
+                lost.kept_to, lost.seen_to, lost.reason
+            )),
+        },
+        Ok(Accepted::Rebuilt(paths)) => match global.output {
+            Format::Json => output::json(&json!({"rebuilt": {"shard": shard, "segments": paths}})),
+            Format::Table => output::say(&format!(
+                "nothing is lost: every block of shard {shard} is whole, and the ends of {} were \
+                 written again. Start the node: it serves the shard again",
+                paths.join(", ")
+            )),
+        },
+        Err(LossError::Whole(lost)) if begin_empty == Some(lost.rows()) => {
+            let new = loss::begin_empty(storage, log, &lost).map_err(failed)?;
+            match global.output {
+                Format::Json => output::json(&json!({"beganEmpty": {
+                    "shard": shard, "replica": new.replica, "rows": lost.rows(),
+                }})),
+                Format::Table => output::say(&format!(
+                    "shard {shard} begins empty. Start the node: it serves the shard again, under \
+                     a new generation"
+                )),
+            }
+        }
+        Err(LossError::Whole(lost)) => {
+            say_what_is_lost(global, shard, &lost);
+            return Err(Failure::new(
+                FOUND,
+                format!("shard {shard} can only begin empty: nothing was done"),
+            )
+            .hint(format!(
+                "a copy of the directory keeps what can still be read; to go on without all of it, \
+                 repeat the command with --begin-empty {}",
+                lost.rows()
+            )));
+        }
+        Err(error) => return Err(failed(error)),
     }
     Ok(())
+}
+
+/// All of a shard, segment by segment.
+fn say_what_is_lost(global: &Global, shard: u16, lost: &WholeLoss) {
+    for segment in &lost.segments {
+        match global.output {
+            Format::Json => output::json(&json!({"lost": {
+                "shard": shard, "segment": segment.path, "rows": segment.rows,
+                "postings": segment.postings, "damage": segment.damage,
+            }})),
+            Format::Table => output::say(&format!(
+                "LOST {}: {} rows, {} postings ({})",
+                segment.path,
+                segment.rows,
+                segment.postings,
+                segment
+                    .damage
+                    .as_deref()
+                    .unwrap_or("whole, and goes with the others"),
+            )),
+        }
+    }
+    if global.output == Format::Table {
+        output::say(&format!(
+            "shard {shard}: {} rows in {} segments, everything up to position {}: the inboxes of \
+             its users, its groups, and what it would know again as a duplicate",
+            lost.rows(),
+            lost.segments.len(),
+            lost.last_position
+        ));
+    }
 }

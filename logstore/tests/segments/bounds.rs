@@ -214,3 +214,47 @@ fn a_key_that_is_a_posting_cut_short_is_not_that_posting() {
     );
     assert!(rig.shard.get(&Key::posting(1, 40, 0, 0)).unwrap().is_some());
 }
+
+/// Ranges whose ends are rows: of segments their first and last ones, and of the memtable
+/// above them. A bound that is compared as if it were outside loses one row, at the edge
+/// of one layer only.
+#[test]
+fn a_range_that_ends_on_a_segments_first_or_last_row_has_it() {
+    let mut rig = Rig::new(SegmentOptions::default());
+    // Each segment has rows of its own inboxes, so that its ends are inside the ranges.
+    let inbox_rows = |inboxes: [u64; 2]| {
+        inboxes.into_iter().flat_map(|inbox| {
+            (1..=3).map(move |sequence| {
+                let (header, body) = (vec![1; 30], Some(vec![2; 100]));
+                (Key::append(inbox, 32, sequence), header, body)
+            })
+        })
+    };
+    let layers = [[1, 2], [5, 6], [3, 4]];
+    let mut all: Vec<Key> = Vec::new();
+    for (number, inboxes) in layers.into_iter().enumerate() {
+        let rows: Vec<Put> = inbox_rows(inboxes).collect();
+        all.extend(rows.iter().map(|(key, _, _)| *key));
+        rig.put(rows, &[]);
+        if number < 2 {
+            rig.freeze_and_flush();
+        }
+    }
+    assert_eq!(rig.segments.len(), 2);
+    all.sort();
+    for (first, from) in all.iter().enumerate() {
+        for (last, to) in all.iter().enumerate().skip(first) {
+            let expected = &all[first..=last];
+            for order in [Order::Rising, Order::Falling] {
+                let found = rig.shard.range(from, to, order, 99).unwrap();
+                let mut found: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
+                if order == Order::Falling {
+                    found.reverse();
+                }
+                assert_eq!(found, expected, "{from:?} to {to:?}, {order:?}");
+            }
+        }
+        let one = rig.shard.range(from, from, Order::Rising, 1).unwrap();
+        assert_eq!(one.len(), 1, "{from:?}");
+    }
+}

@@ -13,4 +13,5 @@ mod fixture;
 mod model;
 mod pages;
 mod planted;
+mod repair;
 mod samples;

@@ -10,7 +10,7 @@ use crate::{
 use logstore::{
     engine::{Append, Opened, open},
     log_index::{HardState, LogEntry},
-    loss::{LossError, accept_loss},
+    loss::{Accepted, LossError, accept_loss},
     plant::Plant,
     replicas::ReplicaKey,
     storage::simulated::SimulatedDisk,
@@ -213,7 +213,9 @@ fn an_accepted_loss_cuts_at_the_damage_and_the_shard_goes_on() {
         Err(LossError::NotDamaged(2))
     ));
     disk.kill();
-    let loss = accept_loss(storage(), small(), 1).unwrap();
+    let Accepted::Cut(loss) = accept_loss(storage(), small(), 1).unwrap() else {
+        panic!("nothing to rebuild")
+    };
     assert_eq!((loss.key.shard, loss.kept_to, loss.seen_to), (1, 1, 3));
     disk.crash(1);
     let mut opened = open(storage(), small()).unwrap();
