@@ -1,12 +1,11 @@
 //! Read-only maps of sealed files: the one place in the workspace with `unsafe`.
 //!
 //! A map saves a system call a read and lets the page cache be the cache. It is
-//! safe to Rust only while nobody changes the file, so three rules hold: only
-//! segments are mapped, and only under their final name, which they get after
-//! they were written and synced; a segment is never written, cut or recycled
-//! after that, only removed as a whole, which leaves its pages in place until the
-//! last map is gone; and the data directory belongs to one process (its lock
-//! file). Reads copy: no reference into a map leaves this file, so a page that
+//! safe to Rust only while nobody changes the file. In this process nobody can: a map
+//! is made of a [`Sealed`], and as long as there is one, nothing of the file is open for
+//! writing (`storage/seal.rs`). Other processes are kept out by the lock file of the
+//! data directory. A segment is only removed as a whole, which leaves its pages in place
+//! until the last map is gone. Reads copy: no reference into a map leaves this file, so a page that
 //! changed on a failing disk is caught by the checksum of the copy.
 //!
 //! A page that the disk cannot give ends the process with SIGBUS. Before it does, a
@@ -19,7 +18,7 @@
     reason = "a memory map and a signal handler have no safe interface"
 )]
 
-use crate::storage::Map;
+use crate::storage::{Map, Sealed};
 use memmap2::Mmap;
 use rustix::param::page_size;
 use std::{
@@ -48,36 +47,40 @@ const PAGES_A_CALL: usize = 64;
 /// Maps a whole file. An empty file is an empty map. A fault in it is noted in
 /// `faults`, which is open for appending, as `path`; without it, it is not.
 pub(crate) fn map(
-    file: &fs::File,
+    sealed: Sealed,
     path: &str,
     faults: Option<&Arc<fs::File>>,
 ) -> io::Result<Arc<dyn Map>> {
+    let file = sealed.file();
     if file.metadata()?.len() == 0 {
-        return Ok(Arc::new(Sealed {
+        return Ok(Arc::new(View {
             map: None,
             _watched: None,
+            _sealed: sealed,
         }));
     }
-    // SAFETY: `File::map` may be asked for sealed segments only. `flush::run` syncs
-    // them and gives them their name before anyone can open them, nothing in this
-    // crate opens a named segment for writing, and the lock file of the data
-    // directory keeps other processes of ours out. So the bytes under the map do
-    // not change and the file does not shrink while the map lives.
+    // SAFETY: as long as `sealed` is there, which the view keeps until it is unmapped, no
+    // handle of this process can write the file or cut it: `Written` is refused. The lock
+    // file of the data directory keeps other processes of ours out. So the bytes under the
+    // map do not change and the file does not shrink while the map lives.
     let map = unsafe { Mmap::map(file)? };
     let watched = faults.and_then(|faults| Watched::enter(&map, path, faults));
-    Ok(Arc::new(Sealed {
+    Ok(Arc::new(View {
         _watched: watched,
         map: Some(map),
+        _sealed: sealed,
     }))
 }
 
-struct Sealed {
-    // Dropped in this order: the table forgets the place before it is unmapped.
+struct View {
+    // Dropped in this order: the table forgets the place before it is unmapped, and the
+    // file may be written again after that.
     _watched: Option<Watched>,
     map: Option<Mmap>,
+    _sealed: Sealed,
 }
 
-impl Map for Sealed {
+impl Map for View {
     fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
         let bytes = self.map.as_deref().unwrap_or_default();
         let Ok(start) = usize::try_from(offset) else {
@@ -264,7 +267,8 @@ mod tests {
     fn mapped(file: &fs::File, faults: &fs::File) -> Arc<dyn Map> {
         {
             let faults = Arc::new(faults.try_clone().unwrap());
-            map(file, "segments/a.seg", Some(&faults)).unwrap()
+            let sealed = Sealed::new(file.try_clone().unwrap()).unwrap();
+            map(sealed, "segments/a.seg", Some(&faults)).unwrap()
         }
     }
 

@@ -7,13 +7,18 @@
 
 use std::{io, sync::Arc};
 
+pub mod descriptors;
 pub mod disk;
 pub mod observed;
+mod seal;
 pub mod simulated;
+
+pub(crate) use seal::Sealed;
 
 /// A directory tree on some disk.
 pub trait Storage: Send + Sync {
-    /// Opens an existing file for reading and writing; `NotFound` if there is none.
+    /// Opens an existing file for reading and writing; `NotFound` if there is none, and
+    /// `ExecutableFileBusy` while it is mapped.
     ///
     /// # Errors
     /// What the disk says.
@@ -24,6 +29,21 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// What the disk says.
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Maps a file that will never be written, cut or recycled again. While it is open for
+    /// writing that is refused as `ExecutableFileBusy`, and the other way round: nothing
+    /// can be written beside a map.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn map(&self, path: &str) -> io::Result<Arc<dyn Map>>;
+
+    /// The same by calls: a sector that cannot be read is an error there and not the end
+    /// of the process.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn read(&self, path: &str) -> io::Result<Arc<dyn Map>>;
 
     /// Renames a file, replacing one of that name.
     ///
@@ -97,18 +117,6 @@ pub trait File: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
-
-    /// Cuts or extends the file.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn set_len(&self, len: u64) -> io::Result<()>;
-
-    /// Maps a file that will never be written, cut or recycled again.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn map(&self) -> io::Result<Arc<dyn Map>>;
 }
 
 /// A read-only view of a sealed file. Reads copy: no reference into the map

@@ -14,7 +14,7 @@ use crate::{
     cache::BlockCache,
     mmap::FAULTS,
     plant::Plant,
-    storage::{File, Map, Storage},
+    storage::{Map, Storage},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -284,13 +284,10 @@ impl Open {
         name: Option<Name>,
         access: Access,
     ) -> Result<Self, ReadError> {
-        let map = storage.open(path).and_then(|file| match access {
-            Access::Map => file.map(),
-            Access::Read => Ok(Arc::new(Calls {
-                len: file.len()?,
-                file,
-            }) as Arc<dyn Map>),
-        });
+        let map = match access {
+            Access::Map => storage.map(path),
+            Access::Read => storage.read(path),
+        };
         let map = map.map_err(|source| ReadError::Open {
             segment: path.to_owned(),
             source,
@@ -381,24 +378,6 @@ pub(crate) fn fenced(storage: &dyn Storage) -> io::Result<BTreeSet<String>> {
         .lines()
         .map(str::to_owned)
         .collect())
-}
-
-/// A file that is read by calls, where a map would do.
-struct Calls {
-    file: Arc<dyn File>,
-    len: u64,
-}
-
-impl Map for Calls {
-    fn copy(&self, buffer: &mut [u8], offset: u64) -> bool {
-        self.file
-            .read_at(buffer, offset)
-            .is_ok_and(|read| read == buffer.len())
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
 }
 
 fn place(map: &dyn Map, footer: &Footer, number: u32) -> Option<(u64, u32)> {

@@ -35,6 +35,13 @@ impl Observed {
             observer: Arc::clone(&self.observer),
         })
     }
+
+    fn view(&self, map: Arc<dyn Map>) -> Arc<dyn Map> {
+        Arc::new(ObservedMap {
+            inner: map,
+            observer: Arc::clone(&self.observer),
+        })
+    }
 }
 
 /// A call, until it is dropped.
@@ -62,6 +69,16 @@ impl Storage for Observed {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let _call = Call::begin(&self.observer);
         Ok(self.file(self.inner.create(path)?))
+    }
+
+    fn map(&self, path: &str) -> io::Result<Arc<dyn Map>> {
+        let _call = Call::begin(&self.observer);
+        Ok(self.view(self.inner.map(path)?))
+    }
+
+    fn read(&self, path: &str) -> io::Result<Arc<dyn Map>> {
+        let _call = Call::begin(&self.observer);
+        Ok(self.view(self.inner.read(path)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -119,19 +136,6 @@ impl File for ObservedFile {
     fn len(&self) -> io::Result<u64> {
         let _call = Call::begin(&self.observer);
         self.inner.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let _call = Call::begin(&self.observer);
-        self.inner.set_len(len)
-    }
-
-    fn map(&self) -> io::Result<Arc<dyn Map>> {
-        let _call = Call::begin(&self.observer);
-        Ok(Arc::new(ObservedMap {
-            inner: self.inner.map()?,
-            observer: Arc::clone(&self.observer),
-        }))
     }
 }
 
@@ -200,9 +204,11 @@ mod tests {
         assert_eq!(calls(), 7);
         assert!(disk.open("a/none").is_err());
         assert_eq!(calls(), 8);
-        let map = disk.open("a/b").unwrap().map().unwrap();
+        drop(file);
         let mut copied = [0; 5];
-        assert!(map.copy(&mut copied, 0) && copied == *b"bytes");
-        assert_eq!(calls(), 11);
+        for map in [disk.map("a/b").unwrap(), disk.read("a/b").unwrap()] {
+            assert!(map.copy(&mut copied, 0) && copied == *b"bytes");
+        }
+        assert_eq!(calls(), 12);
     }
 }

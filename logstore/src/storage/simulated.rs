@@ -76,12 +76,15 @@ struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
+    /// Handles of this life that may write, and maps.
+    writers: usize,
+    maps: usize,
 }
 
 #[derive(Clone)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    SetLen(usize),
+struct Change {
+    offset: usize,
+    bytes: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -228,7 +231,7 @@ impl SimulatedDisk {
     #[must_use]
     pub fn duplicate(&self) -> Self {
         let state = self.lock();
-        let copy = State {
+        let mut copy = State {
             inodes: state.inodes.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
@@ -237,24 +240,52 @@ impl SimulatedDisk {
             capacity: state.capacity,
             ..State::default()
         };
+        copy.close_all();
         Self {
             state: Arc::new(Mutex::new(copy)),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no call panics while it holds the disk")
+        lock(&self.state)
     }
 
-    fn file(&self, state: &State, inode: usize) -> Arc<dyn File> {
-        Arc::new(SimulatedFile {
+    fn file(&self, state: &mut State, inode: usize) -> io::Result<Arc<dyn File>> {
+        if state.inodes[inode].maps > 0 {
+            return Err(io::ErrorKind::ExecutableFileBusy.into());
+        }
+        state.inodes[inode].writers += 1;
+        Ok(Arc::new(SimulatedFile {
             state: Arc::clone(&self.state),
             inode,
             life: state.life,
-        })
+        }))
     }
+
+    fn view(&self, path: &str, is_map: bool) -> io::Result<Arc<dyn Map>> {
+        let mut state = self.lock();
+        state.powered()?;
+        let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let found = &mut state.inodes[inode];
+        if is_map && found.writers > 0 {
+            return Err(io::ErrorKind::ExecutableFileBusy.into());
+        }
+        found.maps += usize::from(is_map);
+        let len = found.current.len() as u64;
+        Ok(Arc::new(SimulatedMap {
+            state: Arc::clone(&self.state),
+            inode,
+            len,
+            life: state.life,
+            is_map,
+        }))
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state
+        .lock()
+        .expect("no call panics while it holds the disk")
 }
 
 impl State {
@@ -274,6 +305,14 @@ impl State {
         self.off = false;
         self.life += 1;
         self.faults.clear();
+        self.close_all();
+    }
+
+    /// No handle of an earlier life counts.
+    fn close_all(&mut self) {
+        for inode in &mut self.inodes {
+            (inode.writers, inode.maps) = (0, 0);
+        }
     }
 
     fn powered(&self) -> io::Result<()> {
@@ -313,20 +352,16 @@ impl Inode {
     fn crash(&mut self, random: &mut Random) {
         let mut pieces = Vec::new();
         for change in std::mem::take(&mut self.pending) {
-            match change {
-                Change::Write { offset, bytes } => {
-                    let mut at = 0;
-                    while at < bytes.len() {
-                        let upto = (SECTOR - (offset + at) % SECTOR).min(bytes.len() - at);
-                        let piece = bytes[at..at + upto].to_vec();
-                        pieces.push(Change::Write {
-                            offset: offset + at,
-                            bytes: piece,
-                        });
-                        at += upto;
-                    }
-                }
-                cut @ Change::SetLen(_) => pieces.push(cut),
+            let Change { offset, bytes } = change;
+            let mut at = 0;
+            while at < bytes.len() {
+                let upto = (SECTOR - (offset + at) % SECTOR).min(bytes.len() - at);
+                let piece = bytes[at..at + upto].to_vec();
+                pieces.push(Change {
+                    offset: offset + at,
+                    bytes: piece,
+                });
+                at += upto;
             }
         }
         // A shuffled order is any order; a coin for each piece is any subset. At the
@@ -346,15 +381,11 @@ impl Inode {
 
 impl Change {
     fn apply(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::Write { offset, bytes } => {
-                if to.len() < offset + bytes.len() {
-                    to.resize(offset + bytes.len(), 0);
-                }
-                to[*offset..offset + bytes.len()].copy_from_slice(bytes);
-            }
-            Self::SetLen(len) => to.resize(*len, 0),
+        let Self { offset, bytes } = self;
+        if to.len() < offset + bytes.len() {
+            to.resize(offset + bytes.len(), 0);
         }
+        to[*offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 }
 
@@ -389,10 +420,18 @@ fn parent(path: &str) -> &str {
 
 impl Storage for SimulatedDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        let state = self.lock();
+        let mut state = self.lock();
         state.powered()?;
         let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.file(&state, inode))
+        self.file(&mut state, inode)
+    }
+
+    fn map(&self, path: &str) -> io::Result<Arc<dyn Map>> {
+        self.view(path, true)
+    }
+
+    fn read(&self, path: &str) -> io::Result<Arc<dyn Map>> {
+        self.view(path, false)
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
@@ -411,7 +450,7 @@ impl Storage for SimulatedDisk {
             path: path.to_owned(),
             inode,
         });
-        Ok(self.file(&state, inode))
+        self.file(&mut state, inode)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -542,7 +581,7 @@ impl File for SimulatedFile {
         {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let change = Change::Write { offset, bytes };
+        let change = Change { offset, bytes };
         change.apply(&mut state.inodes[inode].current);
         state.inodes[inode].pending.push(change);
         result
@@ -578,24 +617,14 @@ impl File for SimulatedFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.lock()?.inodes[self.inode].current.len() as u64)
     }
+}
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.lock()?;
-        let inode = self.inode;
-        state.name_effect(|| format!("set_len inode {inode} to {len}"))?;
-        let change = Change::SetLen(usize::try_from(len).map_err(io::Error::other)?);
-        change.apply(&mut state.inodes[inode].current);
-        state.inodes[inode].pending.push(change);
-        Ok(())
-    }
-
-    fn map(&self) -> io::Result<Arc<dyn Map>> {
-        let len = self.lock()?.inodes[self.inode].current.len() as u64;
-        Ok(Arc::new(SimulatedMap {
-            state: Arc::clone(&self.state),
-            inode: self.inode,
-            len,
-        }))
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        if state.life == self.life {
+            state.inodes[self.inode].writers -= 1;
+        }
     }
 }
 
@@ -604,13 +633,22 @@ struct SimulatedMap {
     state: Arc<Mutex<State>>,
     inode: usize,
     len: u64,
+    life: u64,
+    is_map: bool,
 }
 
 impl SimulatedMap {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no call panics while it holds the disk")
+        lock(&self.state)
+    }
+}
+
+impl Drop for SimulatedMap {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        if self.is_map && state.life == self.life {
+            state.inodes[self.inode].maps -= 1;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::fixture::{KEY, Rig, files};
 use logstore::{
-    engine::{self, Append, Options, open},
+    engine::{Append, Options, open},
     key::Key,
     loss::{Accepted, LossError, accept_loss, begin_empty, pending},
     reads::Order,
@@ -173,7 +173,7 @@ fn a_shard_with_a_damaged_block_begins_empty_only_when_told_twice_what_is_lost()
     assert_eq!(pending(&disk).unwrap(), [KEY.shard]);
     assert_eq!(rows(&disk), Some(0));
     disk.kill();
-    let opened = engine::open(Arc::new(disk.clone()), options()).unwrap();
+    let opened = open(Arc::new(disk.clone()), options()).unwrap();
     assert_eq!(opened.replicas[&KEY.shard].key, key);
     assert_eq!(opened.replicas[&KEY.shard].log.last_position(), 0);
 }
