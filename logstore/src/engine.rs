@@ -26,7 +26,7 @@ pub use space::{LogStats, Pin, Space};
 use crate::{
     log_index::LogIndex,
     manifest::{self, Checkpoint},
-    plant::Plant,
+    plant::is_planted,
     recovery::{self, Found, RecoveryReport, START_FILES, live::Live, replay::TailRecord},
     replicas::{Damage, ReplicaKey, ReplicaState, Replicas, SegmentRef},
     storage::Storage,
@@ -145,7 +145,7 @@ pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Opened, OpenE
     log.check_space()
         .map_err(|error| OpenError::io("asking for free space", error))?;
     let mut report = found.report;
-    if log.options.plant != Some(Plant::NoTailCopy) {
+    if !is_planted!(log.options.plant, NoTailCopy) {
         report.copied = found.tail.len();
         log.copy_tail(&found.tail)?;
     }

@@ -7,7 +7,7 @@
 //! crash, and [`sweep`] removes it.
 
 use crate::{
-    plant::Plant,
+    plant::is_planted,
     reads::Frozen,
     replicas::{ReplicaKey, SegmentRef},
     segment::{
@@ -157,7 +157,7 @@ impl FlushJob {
             chain = last.or(chain);
             segments.push(meta);
         }
-        if !segments.is_empty() && self.files.plant != Some(Plant::SkipSegmentDirSync) {
+        if !segments.is_empty() && !is_planted!(self.files.plant, SkipSegmentDirSync) {
             let synced = self.files.storage.sync_dir(SEGMENT_DIR);
             synced.map_err(|source| FlushError::Disk {
                 path: SEGMENT_DIR.to_owned(),
@@ -203,7 +203,7 @@ impl FlushJob {
             BuildError::Disk(error) => disk(error),
             BuildError::Read(error) => FlushError::Older(error),
         })?;
-        if self.files.plant != Some(Plant::SkipSegmentSync) {
+        if !is_planted!(self.files.plant, SkipSegmentSync) {
             file.sync().map_err(disk)?;
         }
         storage.rename(&unfinished, &path).map_err(disk)?;

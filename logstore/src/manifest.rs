@@ -8,7 +8,7 @@
 //! by about 200 bytes a segment.
 
 use crate::{
-    plant::Plant,
+    plant::{Planted, is_planted},
     replicas::{Reader, Replicas},
     storage::{File, Storage},
 };
@@ -78,9 +78,9 @@ pub(crate) fn create(storage: &dyn Storage) -> io::Result<()> {
 pub(crate) fn write(
     storage: &dyn Storage,
     checkpoint: &Checkpoint,
-    plant: Option<Plant>,
+    plant: Planted,
 ) -> io::Result<()> {
-    let slot = if plant == Some(Plant::ManifestInOneSlot) {
+    let slot = if is_planted!(plant, ManifestInOneSlot) {
         0
     } else {
         checkpoint.generation % 2
@@ -262,12 +262,12 @@ mod tests {
         let disk = SimulatedDisk::new();
         assert_eq!(read(&disk).unwrap(), [Slot::Empty, Slot::Empty]);
         create(&disk).unwrap();
-        write(&disk, &checkpoint(2), None).unwrap();
+        write(&disk, &checkpoint(2), Planted::default()).unwrap();
         assert_eq!(
             read(&disk).unwrap(),
             [Slot::Valid(Box::new(checkpoint(2))), Slot::Empty]
         );
-        write(&disk, &checkpoint(3), None).unwrap();
+        write(&disk, &checkpoint(3), Planted::default()).unwrap();
         disk.flip(SLOTS[0], 40, 1).unwrap();
         let [first, second] = read(&disk).unwrap();
         assert!(matches!(first, Slot::Unreadable(_)));

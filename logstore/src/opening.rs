@@ -2,7 +2,7 @@
 //! finds out ([`crate::recovery`]) and the engine that then writes.
 
 use crate::{
-    plant::Plant,
+    plant::Planted,
     storage::Storage,
     wal::{self, scan::ScanError},
 };
@@ -37,7 +37,7 @@ pub struct Options {
     pub log_id: u64,
     /// A bug for the tests to find.
     #[doc(hidden)]
-    pub plant: Option<Plant>,
+    pub plant: Planted,
 }
 
 impl Default for Options {
@@ -53,7 +53,7 @@ impl Default for Options {
             compression: true,
             scan_threads: 2,
             log_id: 0,
-            plant: None,
+            plant: Planted::default(),
         }
     }
 }

@@ -1,11 +1,63 @@
 //! Bugs that tests plant on purpose, to see that the crash tests find them.
 //!
 //! A test that never failed proves little. Each of these is a mistake that some
-//! store has made; `tests/planted.rs` shows that the suite catches every one. They
-//! are chosen by [`Options::plant`](crate::engine::Options::plant), which is `None`
-//! everywhere else.
+//! store has made; `tests/suite/planted.rs` shows that the suite catches every one. They
+//! are compiled only with the feature `plant`, which nothing but this crate's own tests
+//! turns on (a dev-dependency on itself); a build without debug assertions, as every release
+//! is, does not compile with it. Without it [`Planted`] is empty and asks nothing.
+
+#[cfg(all(feature = "plant", not(debug_assertions)))]
+compile_error!("the feature `plant` of logstore is for its tests: no release has bugs planted");
+
+/// Which bug is planted, if any: see [`Options::plant`](crate::engine::Options::plant).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    #[cfg(feature = "plant")]
+    bug: Option<Plant>,
+}
+
+#[cfg(feature = "plant")]
+impl From<Option<Plant>> for Planted {
+    fn from(bug: Option<Plant>) -> Self {
+        Self { bug }
+    }
+}
+
+impl Planted {
+    /// Whether it is this one.
+    #[cfg(feature = "plant")]
+    pub(crate) fn is(self, bug: Plant) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether it is any that could be named.
+    #[cfg(not(feature = "plant"))]
+    pub(crate) const fn is_none(self) -> bool {
+        let Self {} = self;
+        true
+    }
+}
+
+/// Whether a bug is planted: false at compile time without the feature.
+#[cfg(feature = "plant")]
+macro_rules! is_planted {
+    ($planted:expr, $bug:ident) => {
+        $planted.is($crate::plant::Plant::$bug)
+    };
+}
+
+/// Whether a bug is planted: false at compile time without the feature.
+#[cfg(not(feature = "plant"))]
+macro_rules! is_planted {
+    ($planted:expr, $bug:ident) => {
+        !$planted.is_none()
+    };
+}
+
+pub(crate) use is_planted;
 
 /// A bug to plant.
+#[cfg(feature = "plant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
     /// A new log file's name is not made durable.

@@ -14,7 +14,7 @@ pub(crate) mod replay;
 use crate::{
     manifest::{self, Checkpoint, Slot},
     opening::{OpenError, Options},
-    plant::Plant,
+    plant::is_planted,
     recovery::{
         chain::Chain,
         live::Live,
@@ -82,8 +82,8 @@ pub(crate) fn find(storage: &dyn Storage, options: &Options) -> Result<Option<Fo
     let wanted = Wanted {
         log_id: checkpoint.log_id,
         first_lsn: checkpoint.first_lsn,
-        check_lengths: options.plant != Some(Plant::CrcWithoutLength),
-        check_bodies: options.plant != Some(Plant::BodyUnchecked),
+        check_lengths: !is_planted!(options.plant, CrcWithoutLength),
+        check_bodies: !is_planted!(options.plant, BodyUnchecked),
     };
     let numbers: BTreeSet<u32> = names
         .iter()

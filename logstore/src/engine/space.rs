@@ -8,7 +8,7 @@
 use super::{Log, LogError, Options};
 use crate::{
     manifest::{self, Checkpoint},
-    plant::Plant,
+    plant::is_planted,
     replicas::ReplicaKey,
     storage::Storage,
     wal::{
@@ -119,7 +119,7 @@ impl Log {
             log_id: self.writer.numbers().log_id,
             replicas: self.replicas.clone(),
         };
-        let early = self.options.plant == Some(Plant::RecycleBeforeManifest);
+        let early = is_planted!(self.options.plant, RecycleBeforeManifest);
         if !early {
             match manifest::write(&*self.storage, &checkpoint, self.options.plant) {
                 Ok(()) => {}

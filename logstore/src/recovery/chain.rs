@@ -8,7 +8,7 @@
 
 use crate::{
     manifest::Checkpoint,
-    plant::Plant,
+    plant::{Planted, is_planted},
     recovery::replay::TailRecord,
     replicas::Hole,
     wal::{
@@ -42,11 +42,7 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(
-        files: &[ScannedFile],
-        checkpoint: &Checkpoint,
-        plant: Option<Plant>,
-    ) -> Self {
+    pub(crate) fn new(files: &[ScannedFile], checkpoint: &Checkpoint, plant: Planted) -> Self {
         let mut all: Vec<At> = Vec::new();
         for (file, scanned) in files.iter().enumerate() {
             all.extend((0..scanned.frames.len()).map(|frame| At { file, frame }));
@@ -67,7 +63,7 @@ impl Chain {
             first_lsn: checkpoint.first_lsn,
             ..Self::default()
         };
-        if plant == Some(Plant::CutProvenDamage) {
+        if is_planted!(plant, CutProvenDamage) {
             chain.proof = 0;
         }
         chain.link(&all, header);

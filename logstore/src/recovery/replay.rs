@@ -11,7 +11,7 @@ use crate::{
     log_index::{AppendError, LogEntry, LogIndex},
     manifest::Checkpoint,
     opening::OpenError,
-    plant::Plant,
+    plant::{Planted, is_planted},
     recovery::chain::Chain,
     replicas::{Damage, Hole, HoleList, ReplicaKey, ReplicaState, Replicas, Unfit},
     wal::{
@@ -132,7 +132,7 @@ pub(crate) fn replay(
     files: &[ScannedFile],
     chain: &Chain,
     checkpoint: &Checkpoint,
-    plant: Option<Plant>,
+    plant: Planted,
 ) -> Result<Replayed, OpenError> {
     let mut sum = Replayed {
         replicas: checkpoint.replicas.clone(),
@@ -145,7 +145,7 @@ pub(crate) fn replay(
         log.compact_to(state.compacted.0, state.compacted.1);
         sum.logs.insert(*key, log);
     }
-    let in_order = plant != Some(Plant::MovedOutOfOrder);
+    let in_order = !is_planted!(plant, MovedOutOfOrder);
     let mut moved: BTreeMap<Origin, &FoundRecord> = BTreeMap::new();
     for at in chain.frames.iter().filter(|_| in_order) {
         let file = &files[at.file];

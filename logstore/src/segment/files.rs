@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cache::BlockCache,
     mmap::FAULTS,
-    plant::Plant,
+    plant::Planted,
     storage::{Map, Storage},
 };
 use std::{
@@ -110,7 +110,7 @@ impl Default for MapLimits {
 pub struct SegmentFiles {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) cache: BlockCache,
-    pub(crate) plant: Option<Plant>,
+    pub(crate) plant: Planted,
     limits: MapLimits,
     maps: Mutex<Maps>,
     next_id: AtomicU64,
@@ -153,18 +153,28 @@ impl SegmentFiles {
         cache: BlockCache,
         limits: MapLimits,
     ) -> io::Result<Arc<Self>> {
-        Self::planted(storage, cache, limits, None)
+        Self::with(storage, cache, limits, Planted::default())
     }
 
     /// The same with a bug, for the tests that must find it.
     ///
     /// # Errors
     /// What the disk says.
+    #[cfg(feature = "plant")]
     pub fn planted(
         storage: Arc<dyn Storage>,
         cache: BlockCache,
         limits: MapLimits,
-        plant: Option<Plant>,
+        plant: Option<crate::plant::Plant>,
+    ) -> io::Result<Arc<Self>> {
+        Self::with(storage, cache, limits, plant.into())
+    }
+
+    fn with(
+        storage: Arc<dyn Storage>,
+        cache: BlockCache,
+        limits: MapLimits,
+        plant: Planted,
     ) -> io::Result<Arc<Self>> {
         storage.create_dir(SEGMENT_DIR)?;
         storage.sync_dir("")?;
@@ -189,7 +199,7 @@ impl SegmentFiles {
         Self {
             storage,
             cache,
-            plant: None,
+            plant: Planted::default(),
             limits: MapLimits::default(),
             maps: Mutex::default(),
             next_id: AtomicU64::new(0),

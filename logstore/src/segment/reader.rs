@@ -18,7 +18,7 @@ use super::{
 use crate::{
     key::{Key, Row, Shape},
     memtable::Span,
-    plant::Plant,
+    plant::is_planted,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Segment {
         }
         match key.shape() {
             Shape::Dedup => {
-                let planted = self.file.files.plant == Some(Plant::DedupFilterOffByOneSegment);
+                let planted = is_planted!(self.file.files.plant, DedupFilterOffByOneSegment);
                 let ms = key.client_ms() + u64::from(planted);
                 if self
                     .file

@@ -6,7 +6,11 @@
 //! the caller's. Known limit: a recycled file keeps its old bytes; the salted
 //! checksums make them worthless, but they are on the disk until overwritten.
 
-use crate::{plant::Plant, storage::Storage, wal};
+use crate::{
+    plant::{Planted, is_planted},
+    storage::Storage,
+    wal,
+};
 use std::{collections::VecDeque, io, sync::Arc};
 
 /// Files that only control records may take.
@@ -83,7 +87,7 @@ pub struct PrepareFile {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) number: u32,
     pub(crate) bytes: u64,
-    pub(crate) plant: Option<Plant>,
+    pub(crate) plant: Planted,
 }
 
 /// A file that is ready.
@@ -107,7 +111,7 @@ impl PrepareFile {
         }
         self.storage
             .rename(&temporary, &wal::file_path(self.number))?;
-        if self.plant != Some(Plant::SkipDirSync) {
+        if !is_planted!(self.plant, SkipDirSync) {
             self.storage.sync_dir(wal::DIRECTORY)?;
         }
         Ok(PreparedFile {

@@ -7,7 +7,7 @@
 //! a frame is at least one block, also for a single small record.
 
 use crate::{
-    plant::Plant,
+    plant::{Planted, is_planted},
     storage::{File, Storage},
     wal::{
         self,
@@ -78,7 +78,7 @@ pub(crate) struct Writer {
     proven: bool,
     /// Of every file that is taken.
     file_bytes: u64,
-    plant: Option<Plant>,
+    plant: Planted,
 }
 
 impl Writer {
@@ -87,7 +87,7 @@ impl Writer {
         place: Option<Place>,
         numbers: Numbers,
         file_bytes: u64,
-        plant: Option<Plant>,
+        plant: Planted,
     ) -> io::Result<Self> {
         let active = match place {
             None => None,
@@ -230,10 +230,10 @@ impl Writer {
         };
         frame::encode(&mut self.buffer, header, records);
         active.file.write_at(&self.buffer, active.offset)?;
-        match self.plant {
-            Some(Plant::AckBeforeSync) => {}
-            Some(Plant::RetrySync) => active.file.sync().or_else(|_| active.file.sync())?,
-            _ => active.file.sync()?,
+        if is_planted!(self.plant, RetrySync) {
+            active.file.sync().or_else(|_| active.file.sync())?;
+        } else if !is_planted!(self.plant, AckBeforeSync) {
+            active.file.sync()?;
         }
         active.offset += self.buffer.len() as u64;
         numbers.synced_lsn = numbers.next_lsn;

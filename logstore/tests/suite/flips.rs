@@ -80,7 +80,7 @@ pub(crate) fn flip_all(proven: bool, plant: Option<Plant>) -> Vec<String> {
     let (covered, last) = covered(&log);
     let end = covered.last().unwrap() + BLOCK;
     let mut options = small();
-    options.plant = plant;
+    options.plant = plant.into();
     let mut wrong = Vec::new();
     let inside: std::collections::BTreeSet<usize> = covered.into_iter().collect();
     // Padding and zeros too: no checksum covers them, so nothing may depend on them.

@@ -108,7 +108,7 @@ pub(crate) fn options(plant: Option<Plant>) -> Options {
     Options {
         file_bytes,
         budget_bytes: file_bytes * 14,
-        plant,
+        plant: plant.into(),
         ..small()
     }
 }
