@@ -364,7 +364,7 @@ impl Log {
             let applied = self
                 .replicas
                 .apply(written.lsn, &record.header, record.body);
-            debug_assert!(applied.is_ok(), "the batch was checked: {applied:?}");
+            assert!(applied.is_ok(), "the batch was checked: {applied:?}");
         }
         Ok(written)
     }

@@ -108,6 +108,10 @@ impl Log {
             return Ok(0);
         }
         let first = &self.live.files()[count];
+        assert!(
+            first.first_lsn <= self.writer.numbers().next_lsn,
+            "the log goes on where a checkpoint says that it begins"
+        );
         let checkpoint = Checkpoint {
             generation: self.generation + 1,
             lsn: self.writer.last_lsn(),

@@ -118,9 +118,11 @@ fn a_segment_of_version_1_is_read() {
     let disk = SimulatedDisk::new();
     let files = files(&disk, 0, 4);
     let path = decoded.path(KEY.replica);
+    let sample_bytes = std::fs::read(sample("segment-v1.seg")).unwrap();
     let file = disk.create(&path).unwrap();
-    file.write_at(&std::fs::read(sample("segment-v1.seg")).unwrap(), 0)
-        .unwrap();
+    file.write_at(&sample_bytes, 0).unwrap();
+    // While it is open for writing it cannot be mapped.
+    drop(file);
     assert_eq!(inspect::verify(&disk, &path).unwrap(), []);
 
     let segments = [SegmentRef {

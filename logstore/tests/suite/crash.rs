@@ -35,17 +35,17 @@ fn the_script_does_what_the_model_says_and_reuses_files() {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_goes_at_any_effect() {
-    nothing(&sweep(Disaster::Power, 1..=effects(), None));
+    nothing(&sweep(Disaster::Power, 1..=effects(), 0, None));
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_process_is_killed_at_any_effect() {
-    nothing(&sweep(Disaster::Kill, 1..=effects(), None));
+    nothing(&sweep(Disaster::Kill, 1..=effects(), 0, None));
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_any_effect_fails() {
-    nothing(&sweep(Disaster::Io, 1..=effects(), None));
+    nothing(&sweep(Disaster::Io, 1..=effects(), 0, None));
 }
 
 #[test]

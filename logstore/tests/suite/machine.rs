@@ -333,7 +333,8 @@ impl Machine {
                 add(3, last(3) + 1 - back, back.max(1), self.term);
             }
             Step::Shorten(back) => {
-                let back = back.min(self.image[&3].entries.len() as u64);
+                // What was flushed was committed, and is not cut.
+                let back = back.min(last(3) - self.image[&3].flushed);
                 add(3, last(3) + 1 - back, 1, self.term);
             }
             Step::FlushAll => {

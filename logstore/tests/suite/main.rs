@@ -6,6 +6,7 @@
 )]
 
 mod crash;
+mod decoders;
 mod engine;
 mod flips;
 mod forward;

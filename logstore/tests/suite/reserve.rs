@@ -84,7 +84,7 @@ fn the_last_entry_of_a_full_log_can_be_proven() {
             let first = sized(
                 busy,
                 position + 1,
-                1 + (bytes * (1 + position as usize)) % 30_000,
+                1 + (bytes * (1 + usize::try_from(position).unwrap())) % 30_000,
             );
             if log.commit(&[first]).is_err() {
                 break;

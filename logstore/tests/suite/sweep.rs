@@ -68,15 +68,17 @@ pub(crate) enum Disaster {
     Io,
 }
 
-/// Has a disaster at each of the effects; what was wrong, at most one line each.
+/// Has a disaster at each of the effects; what was wrong, at most one line each. The seed
+/// decides what of the unsynced survives.
 pub(crate) fn sweep(
     disaster: Disaster,
     at: RangeInclusive<u64>,
+    seed: u64,
     plant: Option<Plant>,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     for effect in at {
-        match quietly(|| one(disaster, effect, plant)) {
+        match quietly(|| one(disaster, effect, seed, plant)) {
             Some(Ok(())) => {}
             Some(Err(what)) => wrong.push(format!("{disaster:?} at {effect}: {what}")),
             None => wrong.push(format!("{disaster:?} at {effect}: a panic")),
@@ -90,7 +92,7 @@ pub(crate) fn quietly<T>(attempt: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(attempt)).ok()
 }
 
-fn one(disaster: Disaster, effect: u64, plant: Option<Plant>) -> Result<(), Failed> {
+fn one(disaster: Disaster, effect: u64, seed: u64, plant: Option<Plant>) -> Result<(), Failed> {
     let fault = if matches!(disaster, Disaster::Io) {
         Fault::Io
     } else {
@@ -98,7 +100,7 @@ fn one(disaster: Disaster, effect: u64, plant: Option<Plant>) -> Result<(), Fail
     };
     let ended = run(&[(effect, fault)], plant);
     match disaster {
-        Disaster::Power => ended.disk.crash(effect),
+        Disaster::Power => ended.disk.crash(effect ^ seed << 32),
         Disaster::Kill | Disaster::Io => ended.disk.kill(),
     }
     let machine = recover(&ended, plant)?;
