@@ -5,7 +5,7 @@
 //! being answered: whoever only holds connections open loses them to those who ask, so
 //! that a probe always gets in. A head must come within [`HEAD_TIMEOUT`], also the next
 //! one of a connection that is kept; a request with its body within [`REQUEST_TIMEOUT`];
-//! no connection lives longer than [`LIFETIME`].
+//! after [`LIFETIME`] a connection ends with what it is being answered.
 
 use std::{
     collections::VecDeque,
@@ -89,7 +89,7 @@ pub async fn serve(listener: TcpListener, router: Router, metrics: Arc<Metrics>)
         let mut entered = lock(&open);
         let task = tokio::spawn(async move {
             let _leaves = (leaves, place);
-            drop(tokio::time::timeout(LIFETIME, connection).await);
+            connection.await;
         });
         entered.push_back(Open {
             number,
@@ -161,9 +161,15 @@ async fn connection(stream: TcpStream, router: Router, busy: Arc<AtomicUsize>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let mut ended = tokio::time::timeout(LIFETIME, served.as_mut()).await;
+    if ended.is_err() {
+        // What is being answered is answered.
+        served.as_mut().graceful_shutdown();
+        ended = tokio::time::timeout(REQUEST_TIMEOUT, served).await;
+    }
+    if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "a connection to the admin port has ended");
     }
 }

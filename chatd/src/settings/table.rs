@@ -158,7 +158,8 @@ settings! {{
     edge Edge {
         /// Threads for sockets; 0 is one per core.
         workers: usize = "0", "", range(0, 1_024);
-        /// Connections at once. Over it a WebSocket gets HTTP 503, QUIC is refused.
+        /// Connections at once. Over it a WebSocket gets HTTP 503, QUIC is refused. No more
+        /// than the limit of open files leaves.
         max_connections: usize = "10000", "", range(1, 10_000_000);
         /// Handshakes at once. Over it new connections are closed; over half of it QUIC
         /// clients must show that their address is their own.
