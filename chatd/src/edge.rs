@@ -11,6 +11,7 @@ pub mod connection;
 mod deliveries;
 pub mod heartbeat;
 pub mod listeners;
+mod meter;
 pub mod outbound;
 pub mod quic;
 pub mod tls;

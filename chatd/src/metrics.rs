@@ -69,6 +69,8 @@ pub struct Metrics {
     pub descriptors_exhausted: Gauge<i64, AtomicI64>,
     /// Panics that ended one task, as of a connection.
     pub task_panics: Counter,
+    /// Connections that have not shown a valid token yet.
+    pub newcomers: Gauge<i64, AtomicI64>,
     /// Bytes that wait for clients.
     pub outbound_bytes: Gauge<i64, AtomicI64>,
 }
@@ -162,6 +164,7 @@ impl Metrics {
             frames_sent: Counter::default(),
             descriptors_exhausted: Gauge::default(),
             task_panics: Counter::default(),
+            newcomers: Gauge::default(),
             outbound_bytes: Gauge::default(),
         };
         metrics.register_messages();
@@ -304,6 +307,11 @@ impl Metrics {
             self.frames_received.clone(),
         );
         registry.register("frames_sent", "Frames to clients", self.frames_sent.clone());
+        registry.register(
+            "newcomers",
+            "Connections that have not shown a valid token yet",
+            self.newcomers.clone(),
+        );
         registry.register(
             "outbound_bytes",
             "Bytes that wait for clients to take them",

@@ -287,9 +287,12 @@ fn connections(settings: &Settings, workers: usize) -> Result<usize> {
 fn caps(settings: &Settings, connections: usize) -> Caps {
     Caps {
         connections,
-        handshakes: settings.edge.handshakes_at_once,
+        newcomers: settings.edge.handshakes_at_once,
+        reserved: settings.reserved_of(connections),
+        newcomers_per_address: settings.edge.handshakes_per_address,
         per_address_per_second: settings.edge.connects_per_second,
         per_address_burst: settings.edge.connects_burst,
+        trusted: settings.edge.trusted_proxies.clone(),
     }
 }
 
@@ -477,7 +480,7 @@ fn open_doors(
         rules: upgrade::Rules {
             local_origins_only: settings.dev,
         },
-        handshake_timeout: Duration::from_millis(settings.edge.handshake_timeout_ms),
+        handshake_timeout_ms: settings.edge.handshake_timeout_ms,
     });
     bound
         .into_iter()

@@ -33,7 +33,10 @@ pub const AFTER_AHEAD_MS: u64 = 5_000;
 /// How far ahead of the server's clock `after` counts if it names a message that stands in
 /// the conversation, in ms. What is above does not count.
 pub const AFTER_KNOWN_AHEAD_MS: u64 = 30_000;
-/// Time for HELLO to arrive, in ms.
+/// What a client may send before WELCOME, in bytes: TLS, HTTP and HELLO together over TCP,
+/// the session stream over QUIC.
+pub const HELLO_BYTES: u32 = 16 * 1024;
+/// Time for HELLO to arrive, from the first byte of the connection, in ms.
 pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// The lowest and highest protocol version of this build.
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;

@@ -108,7 +108,8 @@ pub struct SessionSettings {
     pub resume_key: [u8; 32],
     /// What this server can, as WELCOME lists it.
     pub capabilities: Vec<String>,
-    /// How long a shard may take to attach a session before it is UNAVAILABLE.
+    /// How long the server may take to check a token, and then a shard to attach the
+    /// session, before it is UNAVAILABLE.
     pub attach_timeout_ms: u64,
 }
 
@@ -244,6 +245,14 @@ impl Session {
         }
     }
 
+    /// The client has until then for HELLO, and not the whole time: some of it went by
+    /// before there was a session.
+    #[must_use]
+    pub fn hello_by(mut self, until_ms: u64) -> Self {
+        self.state = State::Hello { until_ms };
+        self
+    }
+
     /// Takes one thing that happened.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         if let State::Over = self.state {
@@ -313,7 +322,7 @@ impl Session {
     fn tick(&mut self, now: Now, out: &mut Vec<Output>) {
         match self.state {
             State::Hello { until_ms } if now.mono_ms >= until_ms => {
-                let late = format!("no HELLO within {HELLO_TIMEOUT_MS} ms: send it first");
+                let late = "no HELLO in time: send it at once";
                 return self.end(Refusal::new(Code::HelloTimeout, late), out);
             }
             State::Authenticating { until_ms, .. } | State::Attaching { until_ms, .. }

@@ -240,6 +240,8 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     admin.metrics.outbound_bytes.set(waiting);
     let exhausted = i64::try_from(descriptors::exhausted()).unwrap_or(i64::MAX);
     admin.metrics.descriptors_exhausted.set(exhausted);
+    let newcomers = i64::try_from(admin.admission.newcomers()).unwrap_or(i64::MAX);
+    admin.metrics.newcomers.set(newcomers);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode())
 }

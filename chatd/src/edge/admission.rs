@@ -1,40 +1,78 @@
-//! Who may come in: caps on connections, handshakes and memory, and a token bucket
-//! for each source address.
+//! Who may come in: caps on connections, on those of them that have not shown a valid
+//! token, and on memory, and for each source address a token bucket and a cap.
 //!
-//! The address is the one of the socket, never one from a header. Loopback has no
-//! bucket: what comes from there is a proxy or a person at this machine. IPv6
-//! addresses count by their /64, which is what one subscriber has.
+//! A connection is a *newcomer* until its token is valid. Newcomers can never hold the
+//! places that are reserved for valid tokens, nor more than so many from one address.
+//! When their places are all taken, the one that has owed its HELLO longest gives way:
+//! so those who hold places and say nothing keep nobody out.
 //!
-//! Known limit: behind a proxy all clients share the proxy's bucket; raise it there.
+//! The address is the one of the socket, never one from a header. An address that a
+//! packet merely claims (QUIC before its handshake) is charged nothing: anybody could
+//! use up somebody else's share; beyond a few of them it has to be proven first.
+//! Trusted proxies, and loopback by default, have no bucket and no cap. IPv6 addresses
+//! count by their /64, which is what one subscriber has.
+//!
+//! Known limit: behind a proxy that is not trusted all clients share the proxy's bucket.
+
+mod addresses;
+mod newcomers;
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
 };
 
+use ipnet::IpNet;
+
+use self::{
+    addresses::{Addresses, key},
+    newcomers::{Newcomers, Ousted, Seat},
+};
 use crate::metrics::{Metrics, Reason};
 
-/// Addresses that are remembered. At the bound those whose bucket is full again are
-/// forgotten; if none is, newcomers share one bucket.
-const ADDRESSES: usize = 65_536;
-/// A token, in the unit of the buckets: thousandths.
-const TOKEN: u64 = 1_000;
+/// How long a newcomer keeps its place whatever happens: some round trips.
+const GRACE_MS: u64 = 1_000;
+/// Handshakes of one claimed address; with one more it has to be proven.
+const CLAIMED: usize = 8;
 
 /// The caps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Caps {
-    /// Connections at once, handshakes included.
+    /// Connections at once, newcomers included.
     pub connections: usize,
-    /// Handshakes at once.
-    pub handshakes: usize,
+    /// Newcomers at once.
+    pub newcomers: usize,
+    /// Places that only a valid token gets.
+    pub reserved: usize,
+    /// Newcomers at once from one address.
+    pub newcomers_per_address: usize,
     /// New connections a second from one address, sustained.
     pub per_address_per_second: u32,
     /// New connections from one address at once.
     pub per_address_burst: u32,
+    /// Addresses without a bucket and a cap of their own.
+    pub trusted: Vec<IpNet>,
+}
+
+impl Caps {
+    /// Newcomers at once, without those places that are reserved.
+    fn newcomers(&self) -> usize {
+        let open = self.connections.saturating_sub(self.reserved);
+        self.newcomers.min(open).max(1)
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The address answers: TCP, and QUIC after a Retry.
+    Proven(IpAddr),
+    /// A packet says so.
+    Claimed(IpAddr),
 }
 
 /// Which bound was reached.
@@ -44,7 +82,7 @@ pub enum NoPlace {
     Draining,
     /// Too many connections.
     Connections,
-    /// Too many handshakes at once.
+    /// Too many newcomers at once.
     Handshakes,
     /// Too much memory.
     Memory,
@@ -70,11 +108,16 @@ impl NoPlace {
 pub struct Admission {
     caps: Caps,
     connections: AtomicUsize,
-    handshakes: AtomicUsize,
     draining: AtomicBool,
     memory_full: AtomicBool,
-    addresses: Mutex<Addresses>,
+    door: Mutex<Door>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Door {
+    newcomers: Newcomers,
+    addresses: Addresses,
 }
 
 impl Admission {
@@ -84,10 +127,9 @@ impl Admission {
         Self {
             caps,
             connections: AtomicUsize::new(0),
-            handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             memory_full: AtomicBool::new(false),
-            addresses: Mutex::default(),
+            door: Mutex::default(),
             metrics,
         }
     }
@@ -96,55 +138,89 @@ impl Admission {
     ///
     /// # Errors
     /// [`NoPlace`], counted.
-    pub fn admit(self: &Arc<Self>, source: IpAddr, now_ms: u64) -> Result<Place, NoPlace> {
-        self.try_admit(source, now_ms).inspect_err(|no_place| {
-            let reason = Reason {
-                reason: no_place.name(),
-            };
-            self.metrics
-                .connections_refused
-                .get_or_create(&reason)
-                .inc();
-        })
+    pub fn admit(self: &Arc<Self>, source: Source, now_ms: u64) -> Result<Place, NoPlace> {
+        self.try_admit(source, now_ms)
+            .inspect_err(|no_place| self.count(no_place.name()))
     }
 
-    fn try_admit(self: &Arc<Self>, source: IpAddr, now_ms: u64) -> Result<Place, NoPlace> {
+    fn count(&self, reason: &'static str) {
+        self.metrics
+            .connections_refused
+            .get_or_create(&Reason { reason })
+            .inc();
+    }
+
+    fn try_admit(self: &Arc<Self>, source: Source, now_ms: u64) -> Result<Place, NoPlace> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(NoPlace::Draining);
         }
         if self.memory_full.load(Ordering::Relaxed) {
             return Err(NoPlace::Memory);
         }
-        if !source.is_loopback() && !self.take_token(source, now_ms) {
-            return Err(NoPlace::Address);
+        let (ip, proven) = match source {
+            Source::Proven(ip) => (ip, true),
+            Source::Claimed(ip) => (ip, false),
+        };
+        let mut door = self.door();
+        if proven {
+            self.charge(&mut door, ip, now_ms)?;
         }
-        enter(&self.connections, self.caps.connections).ok_or(NoPlace::Connections)?;
-        if enter(&self.handshakes, self.caps.handshakes).is_none() {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(NoPlace::Handshakes);
+        let mut ousted = None;
+        if self.connections() >= self.caps.connections {
+            ousted = Some(self.oust(&mut door, now_ms).ok_or(NoPlace::Connections)?);
+        } else if door.newcomers.count() >= self.caps.newcomers() {
+            ousted = Some(self.oust(&mut door, now_ms).ok_or(NoPlace::Handshakes)?);
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = door.newcomers.enter(ip, proven, now_ms);
+        drop(door);
+        if let Some(ousted) = ousted {
+            ousted.wake();
         }
         Ok(Place {
             admission: Arc::clone(self),
-            handshake: true,
+            seat: Some(Box::new(seat)),
         })
     }
 
-    /// Connections that are in, handshakes included.
+    /// Takes what a new connection costs its address.
+    fn charge(&self, door: &mut Door, ip: IpAddr, now_ms: u64) -> Result<(), NoPlace> {
+        let key = key(ip);
+        let fits = self.is_trusted(ip)
+            || (door.newcomers.proven(key) < self.caps.newcomers_per_address
+                && door.addresses.take(key, now_ms, &self.caps));
+        fits.then_some(()).ok_or(NoPlace::Address)
+    }
+
+    /// Takes the place of the newcomer that has been silent longest.
+    fn oust(&self, door: &mut Door, now_ms: u64) -> Option<Arc<Ousted>> {
+        let ousted = door.newcomers.oust(now_ms.checked_sub(GRACE_MS)?)?;
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.count("ousted");
+        Some(ousted)
+    }
+
+    /// Whether a QUIC client must show that its address is its own before it gets a
+    /// place: many newcomers are here, or many that claim this address, or the address
+    /// has little left in its bucket.
+    #[must_use]
+    pub fn must_prove(&self, ip: IpAddr, now_ms: u64) -> bool {
+        let door = self.door();
+        door.newcomers.count() > self.caps.newcomers() / 2
+            || door.newcomers.claimed(key(ip)) >= CLAIMED
+            || (!self.is_trusted(ip) && door.addresses.runs_low(key(ip), now_ms, &self.caps))
+    }
+
+    /// Connections that are in, newcomers included.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Handshakes that are under way.
+    /// Connections that have not shown a valid token yet.
     #[must_use]
-    pub fn handshakes(&self) -> usize {
-        self.handshakes.load(Ordering::Relaxed)
-    }
-
-    /// Handshakes beyond which a QUIC client must show that its address is its own.
-    #[must_use]
-    pub fn retry_threshold(&self) -> usize {
-        self.caps.handshakes / 2
+    pub fn newcomers(&self) -> usize {
+        self.door().newcomers.count()
     }
 
     /// From now on nobody comes in.
@@ -157,106 +233,95 @@ impl Admission {
         self.memory_full.store(full, Ordering::Relaxed);
     }
 
-    fn take_token(&self, source: IpAddr, now_ms: u64) -> bool {
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.take(key(source), now_ms, &self.caps)
+    fn is_trusted(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.caps
+            .trusted
+            .iter()
+            .any(|network| network.contains(&ip))
     }
-}
 
-fn enter(count: &AtomicUsize, cap: usize) -> Option<usize> {
-    count
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-            (n < cap).then_some(n + 1)
-        })
-        .ok()
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A place in the caps; dropping it makes room.
 pub struct Place {
     admission: Arc<Admission>,
-    handshake: bool,
+    /// Until the token is valid.
+    seat: Option<Box<Seat>>,
 }
 
 impl Place {
-    /// The handshake is over; the connection stays.
-    pub fn established(&mut self) {
-        if std::mem::take(&mut self.handshake) {
-            self.admission.handshakes.fetch_sub(1, Ordering::Relaxed);
+    /// Ready when somebody else got this place: the connection has to go at once.
+    pub fn poll_ousted(&self, cx: &Context<'_>) -> Poll<()> {
+        self.seat
+            .as_ref()
+            .map_or(Poll::Pending, |seat| seat.ousted().poll(cx))
+    }
+
+    /// Sees the same from outside, while the place is on its way to a connection.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch(self.seat.as_ref().map(|seat| seat.ousted()))
+    }
+
+    /// The address turned out to be the client's own, and is charged for it.
+    ///
+    /// # Errors
+    /// [`NoPlace::Address`] if it has used up what it may, counted.
+    pub fn prove(&mut self, now_ms: u64) -> Result<(), NoPlace> {
+        let Some(seat) = &mut self.seat else {
+            return Ok(());
+        };
+        if seat.proven {
+            return Ok(());
+        }
+        let mut door = self.admission.door();
+        let charged = self.admission.charge(&mut door, seat.ip, now_ms);
+        door.newcomers.prove(seat);
+        drop(door);
+        charged.inspect_err(|no_place| self.admission.count(no_place.name()))
+    }
+
+    /// HELLO is here: the client is not waited for any more.
+    pub fn said_hello(&self) {
+        if let Some(seat) = &self.seat {
+            self.admission.door().newcomers.said_hello(seat);
+        }
+    }
+
+    /// The token is valid: this is no newcomer any more.
+    pub fn token_is_valid(&mut self) {
+        // One that lost its place meanwhile keeps the seat, and with it the news.
+        self.seat
+            .take_if(|seat| self.admission.door().newcomers.leave(seat));
+    }
+}
+
+/// Looks at a [`Place`]. One task at a time does: the last one is woken.
+pub struct Watch(Option<Arc<Ousted>>);
+
+impl Watch {
+    /// Ready when somebody else got the place.
+    pub async fn ousted(self) {
+        match self.0 {
+            Some(ousted) => std::future::poll_fn(|cx| ousted.poll(cx)).await,
+            None => std::future::pending().await,
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.established();
-        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[derive(Default)]
-struct Addresses {
-    buckets: HashMap<u128, Bucket>,
-    /// For newcomers when there is no room for more buckets.
-    shared: Option<Bucket>,
-    swept_ms: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Bucket {
-    /// In thousandths of a token.
-    tokens: u64,
-    at_ms: u64,
-}
-
-impl Addresses {
-    fn take(&mut self, key: u128, now_ms: u64, caps: &Caps) -> bool {
-        let full = u64::from(caps.per_address_burst) * TOKEN;
-        let rate = u64::from(caps.per_address_per_second);
-        if !self.buckets.contains_key(&key)
-            && self.buckets.len() >= ADDRESSES
-            && now_ms >= self.swept_ms + 1_000
-        {
-            self.swept_ms = now_ms;
-            self.buckets
-                .retain(|_, bucket| bucket.filled(now_ms, rate, full) < full);
+        let left = self
+            .seat
+            .take()
+            .is_none_or(|seat| self.admission.door().newcomers.leave(&seat));
+        if left {
+            self.admission.connections.fetch_sub(1, Ordering::Relaxed);
         }
-        let fresh = Bucket {
-            tokens: full,
-            at_ms: now_ms,
-        };
-        let bucket = if self.buckets.len() < ADDRESSES || self.buckets.contains_key(&key) {
-            self.buckets.entry(key).or_insert(fresh)
-        } else {
-            self.shared.get_or_insert(fresh)
-        };
-        let tokens = bucket.filled(now_ms, rate, full);
-        *bucket = Bucket {
-            tokens: tokens.saturating_sub(TOKEN),
-            at_ms: now_ms,
-        };
-        if tokens < TOKEN {
-            // Nothing was taken.
-            bucket.tokens = tokens;
-            return false;
-        }
-        true
-    }
-}
-
-impl Bucket {
-    fn filled(self, now_ms: u64, rate: u64, full: u64) -> u64 {
-        let gained = now_ms.saturating_sub(self.at_ms).saturating_mul(rate);
-        self.tokens.saturating_add(gained).min(full)
-    }
-}
-
-fn key(source: IpAddr) -> u128 {
-    match source.to_canonical() {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
     }
 }
 

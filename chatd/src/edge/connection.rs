@@ -52,6 +52,8 @@ const TURN_MESSAGES: usize = 64;
 const TURNS: usize = 8;
 /// How long a closing connection waits for the client to take what was written.
 const LINGER_MS: u64 = 3_000;
+/// The same for a client whose token was never valid.
+const NEWCOMER_LINGER_MS: u64 = 1_000;
 /// How long the answer to a question may take at most; half a heartbeat if that is less.
 const PONG_MS: u64 = 30_000;
 /// How often a full shard queue is offered the end of a session, a second apart.
@@ -112,8 +114,10 @@ pub struct Connection<T> {
     phase: Phase,
     reason: &'static str,
     deliveries: Deliveries,
-    /// Keeps its place in the caps of admission.
-    _place: Place,
+    /// Its place in the caps of admission.
+    place: Place,
+    /// It has its WELCOME.
+    welcomed: bool,
 }
 
 type Login = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
@@ -132,13 +136,15 @@ enum Phase {
 }
 
 impl<T: Transport> Connection<T> {
-    /// A connection whose transport is ready for frames.
+    /// A connection whose transport is ready for frames, and whose client has until
+    /// `hello_by_ms` for HELLO.
     pub fn new(
         shared: &Arc<Shared>,
         settings: &Arc<SessionSettings>,
         transport: T,
         encoding: Encoding,
         place: Place,
+        hello_by_ms: u64,
     ) -> Self {
         let now = clock::now();
         let registration = shared.sessions.open();
@@ -149,7 +155,8 @@ impl<T: Transport> Connection<T> {
             shared.hosts.map(),
             rand::random(),
             now,
-        );
+        )
+        .hello_by(hello_by_ms);
         let name = transport.name();
         let label = TransportLabel { transport: name };
         shared.metrics.connections.get_or_create(&label).inc();
@@ -174,7 +181,8 @@ impl<T: Transport> Connection<T> {
             phase: Phase::Open,
             reason: "lost",
             deliveries: Deliveries::new(now.unix_ms),
-            _place: place,
+            place,
+            welcomed: false,
         }
     }
 
@@ -183,6 +191,10 @@ impl<T: Transport> Connection<T> {
         for _ in 0..TURNS {
             let now = clock::now();
             let mut progress = self.take_signals(now, &mut out);
+            if self.phase == Phase::Open && self.place.poll_ousted(cx).is_ready() {
+                self.make_room(cx, now, &mut out);
+                progress = true;
+            }
             if self.phase == Phase::Open {
                 progress |= self.take_login(cx, now, &mut out);
                 progress |= self.take_messages(now, &mut out);
@@ -297,8 +309,21 @@ impl<T: Transport> Connection<T> {
             return false;
         };
         self.login = None;
+        let valid = result.is_ok();
         self.step(now, Input::Authenticated(result), out);
+        if valid {
+            self.place.token_is_valid();
+        }
         true
+    }
+
+    /// The client owes its HELLO and somebody else got the place: it is told so, if the
+    /// socket takes that now, and goes.
+    fn make_room(&mut self, cx: &mut Context<'_>, now: Now, out: &mut Vec<Output>) {
+        let full = "the server is full, and HELLO has not come: connect again and send it at once";
+        self.end(now, Refusal::new(Code::TooManyConnections, full), out);
+        self.flush(cx, now, out);
+        self.gone(now, None, out);
     }
 
     fn take_messages(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
@@ -317,6 +342,12 @@ impl<T: Transport> Connection<T> {
             }
             self.step(now, Input::Host(message), out);
             taken += 1;
+        }
+        if !self.welcomed && self.session.is_live() {
+            self.welcomed = true;
+            if let Some(transport) = &mut self.transport {
+                transport.welcomed();
+            }
         }
         if taken > 0 {
             self.release_credits();
@@ -396,7 +427,7 @@ impl<T: Transport> Connection<T> {
                 Arrival::Closing(reason) => {
                     self.reason = reason;
                     self.phase = Phase::Closing {
-                        until_ms: now.mono_ms + LINGER_MS,
+                        until_ms: now.mono_ms + self.linger_ms(),
                     };
                     self.step(now, Input::Lost, out);
                 }
@@ -438,6 +469,7 @@ impl<T: Transport> Connection<T> {
                 }
             }
             Output::Authenticate(token) => {
+                self.place.said_hello();
                 let authenticator = Arc::clone(&self.shared.authenticator);
                 self.login = Some(Box::pin(async move { authenticator.login(token).await }));
             }
@@ -463,7 +495,7 @@ impl<T: Transport> Connection<T> {
                         .map_or("server", |refusal| refusal.code.name());
                     transport.close(refusal.as_ref());
                     self.phase = Phase::Closing {
-                        until_ms: now.mono_ms + LINGER_MS,
+                        until_ms: now.mono_ms + self.linger_ms(),
                     };
                     self.login = None;
                 }
@@ -486,6 +518,14 @@ impl<T: Transport> Connection<T> {
         self.transport = None;
         self.login = None;
         self.step(now, Input::Lost, out);
+    }
+
+    fn linger_ms(&self) -> u64 {
+        if self.session.user().is_some() {
+            LINGER_MS
+        } else {
+            NEWCOMER_LINGER_MS
+        }
     }
 
     fn has_room(&self) -> bool {

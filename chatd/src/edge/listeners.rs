@@ -1,9 +1,9 @@
 //! Sockets: one port number for WebSocket (TCP) and QUIC (UDP), and what happens
 //! between a client's first byte and a connection.
 //!
-//! Everything up to the session has one deadline and a bounded number at once
-//! ([`super::admission`]). A WebSocket over the cap is told so (503) by a few tasks
-//! at most; beyond them the socket is just closed.
+//! Everything up to HELLO has one deadline, from the first byte on, and a bounded
+//! number at once ([`super::admission`]). A WebSocket over the cap is told so (503) by a
+//! few tasks at most; beyond them the socket is just closed.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use chat_wire::error::Code;
+use chat_wire::{error::Code, limits::HELLO_BYTES};
 use quinn::VarInt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -23,8 +23,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    admission::{Admission, NoPlace, Place},
+    admission::{Admission, NoPlace, Place, Source, Watch},
     connection::{Connection, Shared},
+    meter::{Meter, Metered},
     quic::Quic,
     websocket::{
         WebSocket,
@@ -166,8 +167,8 @@ pub struct Edge {
     pub plain: bool,
     /// What requests may come through.
     pub rules: Rules,
-    /// How long everything before the session may take.
-    pub handshake_timeout: Duration,
+    /// How long everything up to HELLO may take.
+    pub handshake_timeout_ms: u64,
 }
 
 /// The tasks that accept.
@@ -243,15 +244,16 @@ async fn accept_tcp(edge: Arc<Edge>, listener: TcpListener, refusals: Arc<Semaph
                 continue;
             }
         };
-        match edge.admission.admit(source.ip(), clock::mono_ms()) {
+        let now_ms = clock::mono_ms();
+        match edge.admission.admit(Source::Proven(source.ip()), now_ms) {
             Ok(place) => {
                 let edge = Arc::clone(&edge);
                 // Its own task, which ends with the handshake: the connection's task
                 // is then no larger than the connection.
                 tokio::spawn(Box::pin(async move {
-                    let timeout = edge.handshake_timeout;
-                    let handshake = edge.open_tcp(stream, place);
-                    drop(tokio::time::timeout(timeout, handshake).await);
+                    let ousted = place.watch();
+                    edge.in_time(ousted, edge.open_tcp(stream, place, now_ms))
+                        .await;
                 }));
             }
             Err(no_place) => {
@@ -289,14 +291,27 @@ async fn is_tls(stream: &TcpStream) -> io::Result<bool> {
 }
 
 impl Edge {
-    async fn open_tcp(&self, stream: TcpStream, place: Place) -> io::Result<()> {
+    /// Carries a handshake out, unless its time is over or somebody else gets its place.
+    async fn in_time<T>(&self, ousted: Watch, handshake: impl Future<Output = T>) {
+        let timeout = Duration::from_millis(self.handshake_timeout_ms);
+        tokio::select! {
+            biased;
+            result = tokio::time::timeout(timeout, handshake) => drop(result),
+            () = ousted.ousted() => {}
+        }
+    }
+
+    async fn open_tcp(&self, stream: TcpStream, place: Place, began_ms: u64) -> io::Result<()> {
         // Answers go out when they are written, whether or not more comes.
         stream.set_nodelay(true)?;
         if is_tls(&stream).await? {
             let Some(tls) = &self.tls else { return Ok(()) };
+            let stream = Metered::new(stream, HELLO_BYTES as usize);
             // Boxed: the stream would stand in the task several times over.
             let stream = Box::new(tls.accept(stream).await?);
-            return self.open_websocket(stream, "websocket_tls", place).await;
+            return self
+                .open_websocket(stream, "websocket_tls", place, began_ms)
+                .await;
         }
         if !self.plain {
             let mut stream = stream;
@@ -306,17 +321,20 @@ impl Edge {
             };
             return answer(&mut stream, &only_tls.response()).await;
         }
-        self.open_websocket(stream, "websocket", place).await
+        let stream = Metered::new(stream, HELLO_BYTES as usize);
+        self.open_websocket(stream, "websocket", place, began_ms)
+            .await
     }
 
     async fn open_websocket<S>(
         &self,
         mut stream: S,
         name: &'static str,
-        mut place: Place,
+        place: Place,
+        began_ms: u64,
     ) -> io::Result<()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Meter + Unpin + Send + 'static,
     {
         let mut head = Vec::with_capacity(1024);
         let upgrade = loop {
@@ -331,9 +349,8 @@ impl Edge {
         };
         stream.write_all(upgrade.response().as_bytes()).await?;
         stream.flush().await?;
-        place.established();
         let settings = &self.shared.websocket;
-        let frame_bytes = settings.limits.frame_bytes as usize;
+        let frame_bytes = settings.limits.frame_bytes;
         let early = head.split_off(upgrade.head_bytes);
         let transport = WebSocket::new(stream, name, upgrade.encoding, frame_bytes, early);
         tokio::spawn(Connection::new(
@@ -342,6 +359,7 @@ impl Edge {
             transport,
             upgrade.encoding,
             place,
+            began_ms + self.handshake_timeout_ms,
         ));
         Ok(())
     }
@@ -358,25 +376,28 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, text: &str) -
 
 async fn accept_quic(edge: Arc<Edge>, endpoint: quinn::Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
-        // Many handshakes at once may come from addresses that are not theirs.
-        if edge.admission.handshakes() > edge.admission.retry_threshold() && incoming.may_retry() {
+        let now_ms = clock::mono_ms();
+        let ip = incoming.remote_address().ip();
+        let proven = incoming.remote_address_validated();
+        // Packets may come from addresses that are not theirs.
+        if !proven && incoming.may_retry() && edge.admission.must_prove(ip, now_ms) {
             drop(incoming.retry());
             continue;
         }
-        match edge
-            .admission
-            .admit(incoming.remote_address().ip(), clock::mono_ms())
-        {
+        let source = if proven {
+            Source::Proven(ip)
+        } else {
+            Source::Claimed(ip)
+        };
+        match edge.admission.admit(source, now_ms) {
             Ok(place) => {
                 let edge = Arc::clone(&edge);
                 tokio::spawn(Box::pin(async move {
-                    let timeout = edge.handshake_timeout;
-                    let handshake = edge.open_quic(incoming, place);
-                    drop(tokio::time::timeout(timeout, handshake).await);
+                    let ousted = place.watch();
+                    edge.in_time(ousted, edge.open_quic(incoming, place, now_ms))
+                        .await;
                 }));
             }
-            // An answer to an address that may be somebody else's is no answer.
-            Err(NoPlace::Address) => incoming.ignore(),
             Err(_) => incoming.refuse(),
         }
     } // When the node stops this task is aborted and does not come here.
@@ -388,13 +409,21 @@ impl Edge {
         &self,
         incoming: quinn::Incoming,
         mut place: Place,
+        began_ms: u64,
     ) -> Result<(), quinn::ConnectionError> {
         let connection = incoming.accept()?.await?;
+        if place.prove(clock::mono_ms()).is_err() {
+            let code = VarInt::from(Code::TooManyConnections.number());
+            connection.close(
+                code,
+                b"too many connections from this address: try again later",
+            );
+            return Ok(());
+        }
         // Dropped at the deadline: a client without a stream said no HELLO.
         let late = Late(Some(connection.clone()));
         let (send, receive) = connection.accept_bi().await?;
         late.came();
-        place.established();
         let settings = &self.shared.quic;
         let frame_bytes = settings.limits.frame_bytes as usize;
         let transport = Quic::new(connection, send, receive, frame_bytes);
@@ -404,6 +433,7 @@ impl Edge {
             transport,
             chat_wire::codec::Encoding::Proto,
             place,
+            began_ms + self.handshake_timeout_ms,
         ));
         Ok(())
     }

@@ -2,8 +2,8 @@
 //! its length before it; pages go out on streams of their own, so that they never
 //! stand in the way of live messages.
 //!
-//! Bounds of a connection: one stream from the client, 64 KiB of it unread, 256 KiB
-//! to it unacknowledged, [`BULK_FRAMES`] pages that wait. At the bounds the client's
+//! Bounds of a connection: one stream from the client, 64 KiB of it unread (16 KiB in
+//! all before WELCOME), 256 KiB to it unacknowledged, [`BULK_FRAMES`] pages that wait. At the bounds the client's
 //! requests are not read.
 
 use std::{
@@ -17,11 +17,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use chat_wire::error::{Code, Refusal};
+use chat_wire::{
+    error::{Code, Refusal},
+    limits::HELLO_BYTES,
+};
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use tokio::io::ReadBuf;
 
-use super::transport::{Arrival, Transport};
+use super::transport::{Arrival, Transport, grow, too_much_before_welcome};
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -37,6 +40,8 @@ const SESSION_PRIORITY: i32 = 1;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Bytes of a stream, and of all streams, that the client may send ahead.
 const RECEIVE_WINDOW: u32 = 64 * 1024;
+/// The same before WELCOME.
+const HELLO_WINDOW: u32 = HELLO_BYTES;
 /// Bytes to the client that are not acknowledged.
 const SEND_WINDOW: u64 = 256 * 1024;
 /// Handshakes that wait to be accepted, and bytes kept for them.
@@ -54,7 +59,7 @@ pub fn server_config(tls: quinn::crypto::rustls::QuicServerConfig) -> quinn::Ser
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .receive_window(VarInt::from_u32(HELLO_WINDOW))
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
@@ -179,9 +184,8 @@ impl Lengths {
                 continue;
             }
             let take = input.len().min(partial.len() - partial.frame.len());
-            if partial.frame.is_empty() {
-                partial.frame.reserve_exact(take);
-            }
+            let whole = partial.len();
+            grow(&mut partial.frame, take, whole);
             partial.frame.extend_from_slice(&input[..take]);
             input = &input[take..];
             if partial.is_complete() {
@@ -205,12 +209,21 @@ impl Partial {
     }
 }
 
+#[derive(Clone, Copy)]
+struct Unwelcome {
+    left: usize,
+    frame_bytes: usize,
+}
+
 /// A QUIC connection whose session stream is open.
 pub struct Quic {
     connection: quinn::Connection,
     send: SendStream,
     receive: RecvStream,
     lengths: Lengths,
+    /// Bytes that the client may still send before WELCOME, and the limit of a frame
+    /// from then on.
+    unwelcome: Option<Unwelcome>,
     pending: Vec<u8>,
     written: usize,
     bulk: VecDeque<Bytes>,
@@ -240,7 +253,11 @@ impl Quic {
             connection,
             send,
             receive,
-            lengths: Lengths::new(frame_bytes),
+            lengths: Lengths::new(frame_bytes.min(HELLO_BYTES as usize)),
+            unwelcome: Some(Unwelcome {
+                left: HELLO_BYTES as usize,
+                frame_bytes,
+            }),
             pending: Vec::new(),
             written: 0,
             bulk: VecDeque::new(),
@@ -287,11 +304,22 @@ impl Transport for Quic {
         "quic"
     }
 
+    fn welcomed(&mut self) {
+        if let Some(unwelcome) = self.unwelcome.take() {
+            self.lengths.limit = unwelcome.frame_bytes;
+            self.connection
+                .set_receive_window(VarInt::from_u32(RECEIVE_WINDOW));
+        }
+    }
+
     fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()> {
         let mut space = [std::mem::MaybeUninit::uninit(); READ_BYTES];
         let mut buffer = ReadBuf::uninit(&mut space);
         match ready!(self.receive.poll_read_buf(cx, &mut buffer)) {
             Ok(()) if buffer.filled().is_empty() => arrivals.push(Arrival::Gone("client")),
+            Ok(()) if !self.may_send(buffer.filled().len()) => {
+                arrivals.push(Arrival::Bad(too_much_before_welcome()));
+            }
             Ok(()) => {
                 let mut frames = Vec::new();
                 let result = self.lengths.feed(buffer.filled(), &mut frames);
@@ -380,6 +408,16 @@ impl Transport for Quic {
 }
 
 impl Quic {
+    /// Counts what came before WELCOME. False if that is too much.
+    fn may_send(&mut self, bytes: usize) -> bool {
+        let Some(unwelcome) = &mut self.unwelcome else {
+            return true;
+        };
+        let fits = bytes <= unwelcome.left;
+        unwelcome.left = unwelcome.left.saturating_sub(bytes);
+        fits
+    }
+
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.pending.is_empty() {
             return Poll::Ready(Ok(()));

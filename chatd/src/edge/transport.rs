@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use chat_wire::error::Refusal;
+use chat_wire::{
+    error::{Code, Refusal},
+    limits::HELLO_BYTES,
+};
 
 /// What came from a client.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub enum Arrival {
 pub trait Transport: Send + Unpin + 'static {
     /// Its name in metrics.
     fn name(&self) -> &'static str;
+
+    /// The client has its WELCOME: from now on it may send what the limits say, and
+    /// not only [`HELLO_BYTES`].
+    fn welcomed(&mut self);
 
     /// Reads once and appends what that completed. Ready means something did happen.
     fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()>;
@@ -52,4 +59,20 @@ pub trait Transport: Send + Unpin + 'static {
 
     /// Ready when the other side has taken what was written, or is gone.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// What a client is told that sends more before WELCOME than HELLO can need.
+pub(super) fn too_much_before_welcome() -> Refusal {
+    let much = format!("more than {HELLO_BYTES} bytes before WELCOME: send HELLO alone, and wait");
+    Refusal::new(Code::FrameTooLarge, much)
+}
+
+/// Makes room for `more` bytes of something that will have `whole`: at most doubled, as
+/// vectors grow, and never beyond the whole.
+pub(super) fn grow(bytes: &mut Vec<u8>, more: usize, whole: usize) {
+    let needed = bytes.len() + more;
+    if needed > bytes.capacity() {
+        let doubled = (bytes.capacity() * 2).min(whole);
+        bytes.reserve_exact(needed.max(doubled) - bytes.len());
+    }
 }

@@ -17,11 +17,15 @@ use bytes::Bytes;
 use chat_wire::{
     codec::Encoding,
     error::{Code, Refusal},
+    limits::HELLO_BYTES,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::codec::{Decoder, Item, Opcode, Violation};
-use super::transport::{Arrival, Transport};
+use super::{
+    meter::{self, Meter},
+    transport::{Arrival, Transport, too_much_before_welcome},
+};
 
 /// Bytes of one read.
 pub const READ_BYTES: usize = 16 * 1024;
@@ -32,6 +36,8 @@ pub struct WebSocket<S> {
     name: &'static str,
     encoding: Encoding,
     decoder: Decoder,
+    /// The limit of a message from WELCOME on.
+    frame_bytes: u32,
     /// Frames that came with the request; read first.
     early: Vec<u8>,
     pending: Vec<u8>,
@@ -52,20 +58,21 @@ enum Close {
     Both,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+impl<S: AsyncRead + AsyncWrite + Meter + Unpin> WebSocket<S> {
     /// A WebSocket over a stream; `early` is what was read behind the request.
     pub fn new(
         stream: S,
         name: &'static str,
         encoding: Encoding,
-        frame_bytes: usize,
+        frame_bytes: u32,
         early: Vec<u8>,
     ) -> Self {
         Self {
             stream,
             name,
             encoding,
-            decoder: Decoder::new(frame_bytes),
+            decoder: Decoder::new(frame_bytes.min(HELLO_BYTES) as usize),
+            frame_bytes,
             early,
             pending: Vec::new(),
             written: 0,
@@ -136,14 +143,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket<S> {
+impl<S: AsyncRead + AsyncWrite + Meter + Unpin + Send + 'static> Transport for WebSocket<S> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn welcomed(&mut self) {
+        self.decoder.set_limit(self.frame_bytes as usize);
+        self.stream.lift();
     }
 
     fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()> {
         let mut items = Vec::new();
         match ready!(self.poll_read(cx, &mut items)) {
+            Err(error) if meter::is_used_up(&error) => {
+                self.deaf = true;
+                // What still comes is thrown away.
+                self.stream.lift();
+                arrivals.push(Arrival::Bad(too_much_before_welcome()));
+            }
             Err(_) => arrivals.push(Arrival::Gone("lost")),
             Ok((0, _)) => arrivals.push(Arrival::Gone("client")),
             Ok((_, result)) => {

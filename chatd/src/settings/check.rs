@@ -22,6 +22,13 @@ impl Settings {
         }
     }
 
+    /// Places that only a valid token gets, of so many: all but one at most.
+    #[must_use]
+    pub fn reserved_of(&self, connections: usize) -> usize {
+        let tenth = connections / 10;
+        self.edge.reserved.unwrap_or(tenth).min(connections - 1)
+    }
+
     /// Time for clients to leave when the node stops.
     #[must_use]
     pub fn drain_timeout_ms(&self) -> u64 {
@@ -77,6 +84,16 @@ pub(super) fn together(settings: &Settings, problems: &mut Vec<Problem>) {
     }
     if settings.edge.connects_burst < settings.edge.connects_per_second {
         wrong("`edge.connects_burst` must be at least `edge.connects_per_second`");
+    }
+    if settings
+        .edge
+        .reserved
+        .is_some_and(|places| places >= settings.edge.max_connections)
+    {
+        wrong(
+            "`edge.reserved` must be below `edge.max_connections`: every client has to come in \
+             before it can show its token",
+        );
     }
     if settings.log.resume_free_bytes < settings.log.stop_free_bytes {
         wrong("`log.resume_free_bytes` must be at least `log.stop_free_bytes`");

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use ipnet::IpNet;
+
 use super::{
     Given, Origin, Problem,
     value::{Bound, LogFormat, Raw, Value},
@@ -161,12 +163,20 @@ settings! {{
         /// Connections at once. Over it a WebSocket gets HTTP 503, QUIC is refused. No more
         /// than the limit of open files leaves.
         max_connections: usize = "10000", "", range(1, 10_000_000);
-        /// Handshakes at once. Over it new connections are closed; over half of it QUIC
-        /// clients must show that their address is their own.
+        /// Connections at once that have not shown a valid token yet. Over it the one that
+        /// has owed its HELLO longest gives way; over half of it QUIC clients must show
+        /// that their address is their own.
         handshakes_at_once: usize = "4096", "", range(1, 1_000_000);
-        /// Time for TLS, HTTP and the opening of the session stream.
+        /// The same from one address (IPv6: one /64).
+        handshakes_per_address: usize = "256", "", range(1, 1_000_000);
+        /// Places of `max_connections` that only a valid token gets. Unset: a tenth.
+        reserved: Option<usize> = "", "", range(0, 10_000_000);
+        /// Time for everything up to HELLO: TLS, HTTP, the session stream and HELLO itself.
         handshake_timeout_ms: u64 = "5000", "ms", range(100, 60_000);
-        /// New connections a second from one address (IPv6: one /64). Loopback is free.
+        /// Networks of proxies, through which many clients come: without the limits for one
+        /// address. Loopback is where a proxy on this machine is.
+        trusted_proxies: Vec<IpNet> = "127.0.0.0/8,::1/128", "", words("networks like 10.1.0.0/16 or addresses, separated by commas");
+        /// New connections a second from one address (IPv6: one /64).
         connects_per_second: u32 = "50", "1/s", range(1, 1_000_000);
         /// New connections at once from one address.
         connects_burst: u32 = "500", "", range(1, 1_000_000);

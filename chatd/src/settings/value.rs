@@ -1,6 +1,11 @@
 //! Types of settings: how each is read from text, and what bounds it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
 
 /// A value as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +127,15 @@ impl Value for PathBuf {
 impl Value for SocketAddr {
     fn read(raw: &Raw, _: Bound) -> Option<Self> {
         raw.text()?.parse().ok()
+    }
+}
+
+impl Value for IpNet {
+    /// A network, or an address alone.
+    fn read(raw: &Raw, _: Bound) -> Option<Self> {
+        let text = raw.text()?;
+        let alone = || text.parse::<IpAddr>().ok().map(Self::from);
+        text.parse().ok().or_else(alone)
     }
 }
 

@@ -36,6 +36,15 @@ pub(crate) struct Closed {
 
 impl Client {
     pub(crate) async fn connect(node: &Node, encoding: Encoding, tls: bool) -> Self {
+        Self::try_connect(node, encoding, tls).await.unwrap()
+    }
+
+    /// A WebSocket, or how its upgrade was refused.
+    pub(crate) async fn try_connect(
+        node: &Node,
+        encoding: Encoding,
+        tls: bool,
+    ) -> Result<Self, tokio_websockets::Error> {
         let tcp = TcpStream::connect(node.clients).await.unwrap();
         let stream: Box<dyn Stream> = if tls {
             let connector = TlsConnector::from(Arc::new(tls_config(&node.data(), &[])));
@@ -55,13 +64,12 @@ impl Client {
             .add_header(name, protocol.try_into().unwrap())
             .unwrap()
             .connect_on(stream)
-            .await
-            .unwrap();
+            .await?;
         assert_eq!(
             response.headers().get("sec-websocket-protocol").unwrap(),
             protocol
         );
-        Self { socket, encoding }
+        Ok(Self { socket, encoding })
     }
 
     /// A session of `dev:<name>`, ready for requests.
@@ -195,17 +203,22 @@ impl Client {
 }
 
 /// Trusts the node's own certificate.
-pub(crate) fn tls_config(data: &Path, alpn: &[&[u8]]) -> rustls::ClientConfig {
+pub(crate) fn tls_roots(data: &Path) -> rustls::RootCertStore {
     use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(data.join("tls/cert.pem")).unwrap())
         .unwrap();
+    roots
+}
+
+/// Trusts the node's own certificate.
+pub(crate) fn tls_config(data: &Path, alpn: &[&[u8]]) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(tls_roots(data))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config

@@ -8,6 +8,7 @@ mod bounds;
 mod client;
 mod descriptors;
 mod full_disk;
+mod newcomers;
 mod newer;
 mod node;
 mod panics;

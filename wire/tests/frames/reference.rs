@@ -281,6 +281,11 @@ fn the_limits_in_the_page_are_those_of_the_code() {
             "ms; what is above does not count",
         ),
         (
+            "what a client sends before WELCOME",
+            limits::HELLO_BYTES.into(),
+            "bytes, with TLS and HTTP; FRAME_TOO_LARGE",
+        ),
+        (
             "time for HELLO to arrive",
             limits::HELLO_TIMEOUT_MS,
             "ms; HELLO_TIMEOUT",

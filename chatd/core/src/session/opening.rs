@@ -18,7 +18,7 @@ use crate::{
 const RESUME_TOKEN_BYTES: usize = 20;
 
 impl Session {
-    pub(super) fn hello(&mut self, until_ms: u64, hello: frame::Hello, out: &mut Vec<Output>) {
+    pub(super) fn hello(&mut self, now: Now, hello: frame::Hello, out: &mut Vec<Output>) {
         if hello.min_version > *VERSIONS.end() || hello.max_version < *VERSIONS.start() {
             let versions = format!(
                 "this server speaks versions {} to {} of the protocol",
@@ -33,7 +33,11 @@ impl Session {
         let mut hello = Box::new(hello);
         out.push(Output::Authenticate(std::mem::take(&mut hello.token)));
         hello.capabilities = Vec::new();
-        self.state = State::Authenticating { until_ms, hello };
+        // Its own time: the client has done its part, and waits for keys or its turn.
+        self.state = State::Authenticating {
+            until_ms: now.mono_ms + self.settings.attach_timeout_ms,
+            hello,
+        };
     }
 
     pub(super) fn reauth(&mut self, req: u32, token: String, out: &mut Vec<Output>) {

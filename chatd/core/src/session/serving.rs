@@ -23,10 +23,7 @@ impl Session {
     pub(super) fn frame(&mut self, now: Now, frame: Frame, out: &mut Vec<Output>) {
         let Frame { req, body } = frame;
         match (&self.state, body) {
-            (State::Hello { until_ms }, Some(Body::Hello(hello))) => {
-                let until_ms = *until_ms;
-                self.hello(until_ms, hello, out);
-            }
+            (State::Hello { .. }, Some(Body::Hello(hello))) => self.hello(now, hello, out),
             (State::Live, Some(body)) => self.serve(now, req, body, out),
             (State::Live, None) => {
                 let unknown = "this server does not know the frame: see `capabilities` of WELCOME";

@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+use super::super::transport::grow;
+
 /// Payload of a control frame at most.
 const CONTROL_BYTES: usize = 125;
 /// Bytes of a header at most, with the mask.
@@ -177,6 +179,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// From now on messages of at most `limit` bytes.
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Whether nothing is incomplete: no memory is held.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
@@ -299,14 +306,15 @@ impl Partial {
                 .message
                 .get_or_insert_with(|| Message {
                     text,
-                    // The whole frame at once if it is here, else what has arrived:
-                    // a promised length costs its sender more than us.
-                    bytes: Vec::with_capacity(now.len()),
+                    bytes: Vec::new(),
                     checked: 0,
                 })
                 .bytes
         };
         let at = out.len();
+        // The whole frame at once if it is here, else about what has arrived: a
+        // promised length costs its sender more than us.
+        grow(out, now.len(), at - head.had + head.len);
         out.extend_from_slice(now);
         unmask(&mut out[at..], head.mask, head.had);
         head.had += now.len();

@@ -44,6 +44,44 @@ fn hello_that_is_late_or_missing_ends_the_session() {
     assert_eq!(node.frames(session).count(), 1);
 }
 
+/// A session alone: what its node would do is done by hand.
+fn alone() -> Session {
+    let map = Arc::new(ShardMap::even(1));
+    let settings = Arc::new(SessionSettings::new(Limits::default(), [1; 32]));
+    Session::new(settings, SessionId(1), Encoding::Proto, map, [2; 32], at(0))
+}
+
+fn at(mono_ms: u64) -> Now {
+    Now {
+        mono_ms,
+        unix_ms: 1_800_000_000_000 + mono_ms,
+    }
+}
+
+#[test]
+fn a_slow_upgrade_got_another_five_seconds_for_hello() {
+    let mut session = alone().hello_by(700);
+    assert_eq!(session.deadline_ms(), Some(700));
+    let mut out = Vec::new();
+    session.step(at(700), Input::Tick, &mut out);
+    assert!(matches!(out.last(), Some(Output::Close(Some(why))) if why.code == Code::HelloTimeout));
+}
+
+#[test]
+fn waiting_for_the_login_queue_was_counted_as_the_clients_time() {
+    let mut session = alone().hello_by(5_000);
+    let mut out = Vec::new();
+    let hello = Frame::new(0, Body::Hello(Node::hello("ann", 1, None)));
+    session.step(at(4_900), Input::Frame(hello), &mut out);
+    assert!(matches!(out.last(), Some(Output::Authenticate(_))));
+    out.clear();
+    session.step(at(9_000), Input::Tick, &mut out);
+    assert!(out.is_empty(), "the server takes its time: {out:?}");
+    assert_eq!(session.deadline_ms(), Some(14_900));
+    session.step(at(14_900), Input::Tick, &mut out);
+    assert!(matches!(out.last(), Some(Output::Close(Some(why))) if why.code == Code::Unavailable));
+}
+
 #[test]
 fn a_version_that_this_server_does_not_speak_is_refused() {
     let versions = |min_version, max_version| frame::Hello {
