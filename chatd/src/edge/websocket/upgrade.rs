@@ -61,6 +61,7 @@ pub fn parse(bytes: &[u8], rules: Rules) -> Result<Option<Upgrade>, Refused> {
         }
         Err(_) => return refuse(400, "this is not an HTTP/1.1 request"),
     };
+    unambiguous(&bytes[..head_bytes], request.headers)?;
     let path = request
         .path
         .unwrap_or_default()
@@ -115,6 +116,46 @@ pub fn parse(bytes: &[u8], rules: Rules) -> Result<Option<Upgrade>, Refused> {
         accept: accept(key),
         named,
     }))
+}
+
+/// Refuses what another HTTP server or proxy may read differently than this one: then
+/// the two do not agree where a request ends, whose it is, or which page it comes from.
+fn unambiguous(head: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refused> {
+    if head
+        .iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+    {
+        return refuse(
+            400,
+            "a line of the request ends with a bare LF: end it with CRLF",
+        );
+    }
+    let of = |name: &'static str| {
+        headers
+            .iter()
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
+    };
+    if of("transfer-encoding").next().is_some() {
+        return refuse(
+            400,
+            "the request announces a body (Transfer-Encoding): send none",
+        );
+    }
+    let mut lengths = of("content-length");
+    if lengths.next().is_some_and(|length| length.value != b"0") || lengths.next().is_some() {
+        return refuse(
+            400,
+            "the request announces a body (Content-Length): send none",
+        );
+    }
+    if of("host").count() != 1 {
+        return refuse(400, "the request needs one Host");
+    }
+    if of("origin").count() > 1 {
+        return refuse(400, "the request has more than one Origin");
+    }
+    Ok(())
 }
 
 impl Upgrade {

@@ -116,6 +116,80 @@ fn everything_else_is_told_what_is_wrong() {
 }
 
 #[test]
+fn a_request_with_a_body_was_upgraded() {
+    for (name, value) in [
+        ("Content-Length", "5"),
+        ("Content-Length", "00"),
+        ("content-length", "+0"),
+        ("Content-Length", ""),
+        ("Transfer-Encoding", "chunked"),
+        ("transfer-encoding", "identity"),
+        ("Transfer-Encoding", ""),
+    ] {
+        assert_eq!(
+            status(&with(&[(name, value)]), OPEN),
+            400,
+            "{name}: {value}"
+        );
+    }
+    let twice = with(&[("Content-Length", "0"), ("Content-Length", "0")]);
+    assert_eq!(status(&twice, OPEN), 400);
+    let none = with(&[("Content-Length", "0")]);
+    assert!(parse(none.as_bytes(), OPEN).unwrap().is_some());
+}
+
+#[test]
+fn a_request_whose_lines_end_with_a_bare_lf_was_upgraded() {
+    let good = with(&[]);
+    let lines = good.matches("\r\n").count();
+    for line in 0..lines {
+        let mut parts = good.split("\r\n");
+        let mut text = String::new();
+        for at in 0..lines {
+            text.push_str(parts.next().unwrap());
+            text.push_str(if at == line { "\n" } else { "\r\n" });
+        }
+        assert_eq!(status(&text, OPEN), 400, "line {line}");
+    }
+    assert_eq!(status(&good.replace("\r\n", "\n"), OPEN), 400);
+    assert_eq!(status(&format!("\n{good}"), OPEN), 400);
+    // What follows the head is a frame, and may hold any byte.
+    let mut framed = good.into_bytes();
+    framed.extend_from_slice(b"\x81\n\n\n");
+    assert!(parse(&framed, OPEN).unwrap().is_some());
+}
+
+#[test]
+fn a_request_with_two_hosts_or_none_was_upgraded() {
+    let twice = with(&[("Host", "localhost")]);
+    assert_eq!(status(&twice, OPEN), 400);
+    assert_eq!(status(&with(&[("host", "evil.example")]), OPEN), 400);
+    assert_eq!(
+        status(&with(&[]).replace("Host: localhost\r\n", ""), OPEN),
+        400
+    );
+}
+
+#[test]
+fn a_request_with_two_origins_passed_the_check_of_dev() {
+    let local = Rules {
+        local_origins_only: true,
+    };
+    let origins = [
+        ("Origin", "http://localhost"),
+        ("Origin", "http://evil.example"),
+    ];
+    for rules in [local, OPEN] {
+        assert_eq!(status(&with(&origins), rules), 400);
+    }
+    assert!(
+        parse(with(&origins[..1]).as_bytes(), local)
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[test]
 fn a_head_is_bounded_in_bytes_and_headers() {
     let endless = format!("GET /v1/ws HTTP/1.1\r\nX: {}", "a".repeat(HEAD_BYTES));
     assert_eq!(status(&endless, OPEN), 431);
