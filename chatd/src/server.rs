@@ -159,6 +159,7 @@ async fn start(settings: &Settings) -> Result<Node> {
         Arc::clone(&admission),
         Arc::clone(&metrics),
         admin_token,
+        settings.admin.hosts.clone(),
     ));
     let port = port::serve(
         admin_listener,
@@ -352,6 +353,8 @@ fn authenticator(
     let budget = match auth.logins_at_once {
         0 => workers.saturating_sub(1).max(1),
         logins => logins,
+        issuers: auth.issuer.clone(),
+        signers: auth.apps.clone(),
     };
     let authenticator = Authenticator::new(rules, keys, budget, Arc::clone(metrics));
     Ok((Arc::new(authenticator), source))

@@ -5,7 +5,10 @@
 //! restart. Readiness says that every shard serves. The port answers from before the data
 //! directory is opened. What the shard threads are asked for is asked once for all who
 //! wait, at most every `FRESH_FOR`. With a token, `/metrics` and everything under `/v1` demand it;
-//! the two probes do not, and say nothing that is secret.
+//! the two probes do not, and say nothing that is secret. A request for a name that is
+//! not ours is answered nothing at all.
+
+mod hosts;
 
 use std::{
     sync::{
@@ -26,6 +29,7 @@ use axum::{
 use serde::Serialize;
 use tokio::sync::Mutex;
 
+use self::hosts::Hosts;
 use crate::{
     clock, descriptors,
     edge::{admission::Admission, outbound::Sessions},
@@ -47,6 +51,7 @@ pub struct Admin {
     admission: Arc<Admission>,
     metrics: Arc<Metrics>,
     token: Option<String>,
+    hosts: Hosts,
     draining: AtomicBool,
     status: Mutex<Option<(Instant, Arc<NodeStatus>)>>,
 }
@@ -73,7 +78,7 @@ struct Cluster<'a> {
 
 impl Admin {
     /// The state of the routes before the data directory is open; `token` is what they
-    /// demand.
+    /// demand, `hosts` the names under which they are reached.
     #[must_use]
     pub fn new(
         watch: Arc<Watch>,
@@ -82,6 +87,7 @@ impl Admin {
         admission: Arc<Admission>,
         metrics: Arc<Metrics>,
         token: Option<String>,
+        hosts: Vec<String>,
     ) -> Self {
         Self {
             shards: OnceLock::new(),
@@ -91,6 +97,7 @@ impl Admin {
             admission,
             metrics,
             token,
+            hosts: Hosts::new(hosts),
             draining: AtomicBool::new(false),
             status: Mutex::new(None),
         }
@@ -157,6 +164,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
 }
 
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if !admin.hosts.take(&request) {
+        let told = "this name is not one of admin.hosts: use the address, or add the name there\n";
+        return (StatusCode::MISDIRECTED_REQUEST, told).into_response();
+    }
     if admin.is_allowed(&request) {
         return next.run(request).await;
     }

@@ -13,6 +13,7 @@ pub mod keys;
 
 use std::{
     collections::HashSet,
+    str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -46,8 +47,60 @@ const DEFAULT_APP: &str = "default";
 pub struct Rules {
     /// Audiences of which a token must name one.
     pub audiences: Vec<String>,
+    /// Issuers of which a token must name one; with none it need not name any.
+    pub issuers: Vec<String>,
+    /// Who may sign for which app. With none, every key signs for every app.
+    pub signers: Vec<Signer>,
     /// `dev:<name>` is a token. Only with every listener on loopback.
     pub dev: bool,
+}
+
+/// A key or an issuer that may sign tokens of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// The app; `*` stands for every one.
+    pub app: String,
+    /// Who signs.
+    pub by: By,
+}
+
+/// Who signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The key of this name.
+    Key(String),
+    /// The issuer of this name, with any key.
+    Issuer(String),
+}
+
+impl Signer {
+    fn covers(&self, app: &str, kid: Option<&str>, issuer: Option<&str>) -> bool {
+        (self.app == "*" || self.app == app)
+            && match &self.by {
+                By::Key(key) => kid == Some(key),
+                By::Issuer(name) => issuer == Some(name),
+            }
+    }
+}
+
+impl FromStr for Signer {
+    type Err = ();
+
+    /// `<app>=kid:<key>` or `<app>=iss:<issuer>`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let by_key = text.split_once("=kid:");
+        let by_issuer = text.split_once("=iss:");
+        let (app, by) = match (by_key, by_issuer) {
+            (Some((app, key)), None) if !key.is_empty() => (app, By::Key(key.into())),
+            (None, Some((app, name))) if !name.is_empty() => (app, By::Issuer(name.into())),
+            _ => return Err(()),
+        };
+        let app = Some(app).filter(|app| !app.is_empty()).ok_or(())?;
+        Ok(Self {
+            app: app.into(),
+            by,
+        })
+    }
 }
 
 /// Checks tokens.
@@ -69,6 +122,8 @@ struct Claims {
     aud: Audience,
     #[serde(default, deserialize_with = "given")]
     nbf: Option<u64>,
+    #[serde(default, deserialize_with = "given")]
+    iss: Option<String>,
     #[serde(default, deserialize_with = "given")]
     app: Option<String>,
     #[serde(default, deserialize_with = "given")]
@@ -162,7 +217,9 @@ impl Authenticator {
     }
 
     fn check_jwt(&self, token: &str, now: Now) -> Result<Identity, Refusal> {
-        let claims = self.verified(token)?;
+        let (claims, kid) = self.verified(token)?;
+        let app = claims.app.as_deref().unwrap_or(DEFAULT_APP);
+        self.check_signer(app, kid.as_deref(), claims.iss.as_deref())?;
         let audiences = match claims.aud {
             Audience::One(one) => vec![one],
             Audience::Many(many) => many,
@@ -194,16 +251,30 @@ impl Authenticator {
             return bad("the token is not valid yet: compare the clocks");
         }
         let device = claims.device.map(device).transpose()?;
-        identity(
-            claims.app.as_deref().unwrap_or(DEFAULT_APP),
-            &claims.sub,
-            device,
-            expires_ms,
-        )
+        identity(app, &claims.sub, device, expires_ms)
     }
 
-    /// The claims, if one of our keys signed them.
-    fn verified(&self, token: &str) -> Result<Claims, Refusal> {
+    /// Whether this issuer counts, and whether it or its key may speak for this app: a
+    /// key of one app must not make users of another.
+    fn check_signer(
+        &self,
+        app: &str,
+        kid: Option<&str>,
+        issuer: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let issuers = &self.rules.issuers;
+        if !issuers.is_empty() && !issuers.iter().any(|name| Some(&**name) == issuer) {
+            return bad("the token is of an issuer that does not count here");
+        }
+        let signers = &self.rules.signers;
+        if !signers.is_empty() && !signers.iter().any(|signer| signer.covers(app, kid, issuer)) {
+            return bad("the token's key or issuer may not sign for its app");
+        }
+        Ok(())
+    }
+
+    /// The claims, if one of our keys signed them, and the name of that key.
+    fn verified(&self, token: &str) -> Result<(Claims, Option<String>), Refusal> {
         let header = decode_header(token)
             .map_err(|_| refusal("the token is no JWT signed with EdDSA, ES256 or RS256"))?;
         if header.crit.is_some() {
@@ -236,11 +307,11 @@ impl Authenticator {
             validation.validate_aud = false;
             validation.required_spec_claims = HashSet::new();
             match decode::<Claims>(token, &key.key, &validation) {
-                Ok(data) => return Ok(data.claims),
+                Ok(data) => return Ok((data.claims, key.kid.clone())),
                 Err(error) if matches!(error.kind(), jsonwebtoken::errors::ErrorKind::Json(_)) => {
                     return bad(
-                        "the token's claims sub, exp and aud must be there, and app, device and nbf \
-                         must have their type",
+                        "the token's claims sub, exp and aud must be there, and iss, app, device \
+                         and nbf must have their type",
                     );
                 }
                 Err(_) => {}

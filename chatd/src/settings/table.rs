@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
 
+use crate::edge::auth::Signer;
+
 use super::{
     Given, Origin, Problem,
     value::{Bound, LogFormat, Raw, Value},
@@ -126,6 +128,10 @@ settings! {{
         /// File with the bearer token that `/v1` and `/metrics` then demand; its first
         /// line counts, at least 16 bytes.
         token_file: Option<PathBuf> = "", "", words("a path");
+        /// Names under which the admin port is reached, as requests give them in `Host`.
+        /// Addresses and `localhost` always pass; another name is answered with 421, so
+        /// that no web page can point a name of its own at this port.
+        hosts: Vec<String> = "", "", words("names, separated by commas");
     }
 
     /// Who may chat: how tokens are checked. One of `jwks_file` and `jwks_url` is
@@ -141,6 +147,13 @@ settings! {{
         jwks_every_s: u64 = "300", "s", range(10, 86_400);
         /// Audiences of which a token's `aud` must name one.
         audience: Vec<String> = "chat", "", words("names, separated by commas");
+        /// Issuers of which a token's `iss` must name one; none: it is not looked at.
+        issuer: Vec<String> = "", "", words("names, separated by commas");
+        /// Which key, or which issuer, may sign for which app: `shop=kid:key-1` or
+        /// `shop=iss:https://id.example`; `*` stands for every app. With any of these a
+        /// token that none of them covers is BAD_TOKEN; with none, every key of the set
+        /// signs for every app.
+        apps: Vec<Signer> = "", "", words("rules like shop=kid:key-1, separated by commas");
         /// Tokens that are checked at once; 0 is one less than there are workers.
         logins_at_once: usize = "0", "", range(0, 1_024);
     }

@@ -7,6 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::edge::auth::Signer;
+
 /// A value as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Raw {
@@ -136,6 +138,12 @@ impl Value for IpNet {
         let text = raw.text()?;
         let alone = || text.parse::<IpAddr>().ok().map(Self::from);
         text.parse().ok().or_else(alone)
+    }
+}
+
+impl Value for Signer {
+    fn read(raw: &Raw, _: Bound) -> Option<Self> {
+        raw.text()?.parse().ok()
     }
 }
 

@@ -54,6 +54,65 @@ async fn health_metrics_and_the_state_of_the_cluster_are_told() {
 }
 
 #[test]
+fn only_names_of_admin_hosts_are_answered() {
+    let node = Node::dev(&["admin.hosts=chat.internal"]);
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/cluster"] {
+        let (status, said) = get(node.admin, path, "Host: evil.example\r\n");
+        assert_eq!(status, 421, "{path}");
+        assert!(said.contains("admin.hosts"), "{said}");
+        for host in ["localhost:7444", "chat.internal", "192.0.2.1"] {
+            let answered = get(node.admin, path, &format!("Host: {host}\r\n")).0;
+            assert_eq!(answered, 200, "{path} of {host}");
+        }
+    }
+}
+
+#[test]
+fn paths_that_climb_lead_nowhere_and_past_no_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    fs::write(&file, "a-token-of-operators\n").unwrap();
+    let node = Node::dev(&[&format!("admin.token_file={}", file.display())]);
+    let right = "Authorization: Bearer a-token-of-operators\r\n";
+    for path in [
+        "/../etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/healthz/../metrics",
+        "/healthz/..%2fmetrics",
+        "/readyz/../v1/cluster",
+        "/healthz%00/metrics",
+        "/healthz;/metrics",
+        "//metrics",
+        "/./metrics",
+        "/metrics/",
+        "/v1/../../data/secret",
+        "/v1/cluster/..",
+        "/v1/%2e%2e/metrics",
+        "/..\\..\\etc\\passwd",
+        "/metrics?/../healthz",
+        "/METRICS",
+        "file:///etc/passwd",
+        "/data/../../../proc/self/environ",
+    ] {
+        let (status, said) = get(node.admin, path, "");
+        assert!(matches!(status, 400 | 401 | 404 | 421), "{path}: {status}");
+        let (known, also) = get(node.admin, path, right);
+        let is_metrics = path.starts_with("/metrics?");
+        assert!(
+            is_metrics || matches!(known, 400 | 404 | 421),
+            "{path}: {known}"
+        );
+        for said in [said, also] {
+            assert!(
+                !said.contains("root:") && !said.contains("PATH="),
+                "{path}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
 fn off_loopback_it_needs_a_token_and_then_demands_it() {
     let (code, said) = run(&["--set", "auth.jwks_file=x", "--admin-listen", "0.0.0.0:0"]);
     assert_eq!(code, Some(2), "{said}");

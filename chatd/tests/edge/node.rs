@@ -252,7 +252,12 @@ fn read(path: &PathBuf) -> String {
 
 /// One HTTP request; (status, everything that came back).
 pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    let host = if headers.to_ascii_lowercase().contains("host:") {
+        String::new()
+    } else {
+        format!("Host: {address}\r\n")
+    };
+    let request = format!("GET {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n");
     let text = raw(address, request.as_bytes());
     let status = text
         .split(' ')

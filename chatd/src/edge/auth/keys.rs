@@ -41,7 +41,7 @@ const FETCH_AT_MOST_EVERY: Duration = Duration::from_secs(10);
 pub struct Keys(Vec<Key>);
 
 pub(super) struct Key {
-    kid: Option<String>,
+    pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
 }

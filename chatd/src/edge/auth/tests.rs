@@ -86,11 +86,15 @@ fn set(signers: &[&Signer]) -> Keys {
 }
 
 fn authenticator(keys: Keys, dev: bool) -> Authenticator {
-    let rules = Rules {
-        audiences: vec!["chat".into()],
-        dev,
-    };
+    let rules = Rules { dev, ..rules() };
     Authenticator::new(rules, keys, 1, Arc::new(Metrics::new()))
+}
+
+fn rules() -> Rules {
+    Rules {
+        audiences: vec!["chat".into()],
+        ..Rules::default()
+    }
 }
 
 fn claims(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Value {
@@ -279,6 +283,115 @@ fn audience_expiry_and_start_are_enforced() {
         Code::BadToken
     );
     assert!(with("nbf", json!(NOW.unix_ms / 1000 + 5)).is_ok());
+}
+
+#[test]
+fn a_list_of_other_audiences_was_taken_for_ours() {
+    let signer = es256("a");
+    let check = authenticator(set(&[&signer]), false);
+    for audiences in [
+        json!(["other"]),
+        json!(["other", "another"]),
+        json!(["chat2", ""]),
+    ] {
+        let token = signer.sign(&claims(|claims| {
+            drop(claims.insert("aud".into(), audiences))
+        }));
+        assert_eq!(code(check.check(&token, NOW)), Code::WrongAudience);
+    }
+}
+
+#[test]
+fn a_token_of_any_issuer_was_accepted() {
+    let signer = ed25519("a");
+    let rules = Rules {
+        issuers: vec!["https://id.example".into(), "other".into()],
+        ..rules()
+    };
+    let check = Authenticator::new(rules, set(&[&signer]), 1, Arc::new(Metrics::new()));
+    let with = |issuer: Option<Value>| {
+        let token = signer.sign(&claims(|claims| {
+            if let Some(issuer) = issuer {
+                claims.insert("iss".into(), issuer);
+            }
+        }));
+        check.check(&token, NOW)
+    };
+    assert!(with(Some(json!("https://id.example"))).is_ok());
+    assert!(with(Some(json!("other"))).is_ok());
+    for wrong in [
+        None,
+        Some(json!("https://id.example/")),
+        Some(json!("")),
+        Some(json!(["other"])),
+        Some(Value::Null),
+    ] {
+        assert_eq!(code(with(wrong)), Code::BadToken);
+    }
+}
+
+#[test]
+fn a_key_of_one_app_signed_for_all_others() {
+    let (shop, game, main) = (ed25519("shop-1"), ed25519("game-1"), ed25519("main-1"));
+    let rules = Rules {
+        signers: [
+            "shop=kid:shop-1",
+            "game=iss:https://game.example",
+            "*=kid:main-1",
+        ]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect(),
+        ..rules()
+    };
+    let keys = set(&[&shop, &game, &main]);
+    let check = Authenticator::new(rules, keys, 1, Arc::new(Metrics::new()));
+    let signed = |signer: &Signer, app: Option<&str>, issuer: Option<&str>| {
+        let token = signer.sign(&claims(|claims| {
+            if let Some(app) = app {
+                claims.insert("app".into(), json!(app));
+            }
+            if let Some(issuer) = issuer {
+                claims.insert("iss".into(), json!(issuer));
+            }
+        }));
+        check.check(&token, NOW)
+    };
+    let issuer = Some("https://game.example");
+    assert_eq!(signed(&shop, Some("shop"), None).unwrap().app, "shop");
+    assert_eq!(signed(&game, Some("game"), issuer).unwrap().app, "game");
+    for app in [None, Some("shop"), Some("game"), Some("new")] {
+        assert!(signed(&main, app, None).is_ok(), "{app:?}");
+    }
+    assert_eq!(code(signed(&shop, Some("game"), None)), Code::BadToken);
+    assert_eq!(code(signed(&shop, None, None)), Code::BadToken);
+    assert_eq!(code(signed(&game, Some("shop"), issuer)), Code::BadToken);
+    assert_eq!(code(signed(&game, Some("game"), None)), Code::BadToken);
+    // A token that does not name its key has the one that verifies it.
+    let named = claims(|claims| drop(claims.insert("app".into(), json!("game"))));
+    let token = encode(&Header::new(Algorithm::EdDSA), &named, &shop.key).unwrap();
+    assert_eq!(code(check.check(&token, NOW)), Code::BadToken);
+}
+
+#[test]
+fn who_signs_for_an_app_is_written_in_one_way() {
+    let signer = |text: &str| text.parse::<super::Signer>().ok();
+    let key = super::Signer {
+        app: "shop".into(),
+        by: By::Key("a=b==".into()),
+    };
+    assert_eq!(signer("shop=kid:a=b=="), Some(key));
+    for wrong in [
+        "",
+        "shop",
+        "shop=a",
+        "=kid:a",
+        "shop=kid:",
+        "shop=iss:",
+        "kid:a",
+    ] {
+        assert_eq!(signer(wrong), None, "{wrong}");
+    }
 }
 
 #[test]
