@@ -130,7 +130,12 @@ async fn start(settings: &Settings) -> Result<Node> {
     let bound = settings
         .listen
         .iter()
-        .map(|address| listeners::bind(*address, workers, certificate.is_some()))
+        .map(|address| {
+            let udp_buffer_bytes = certificate
+                .is_some()
+                .then_some(settings.edge.udp_buffer_bytes);
+            listeners::bind(*address, workers, udp_buffer_bytes)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let admin_listener = tokio::net::TcpListener::bind(settings.admin.listen)
         .await
@@ -348,13 +353,13 @@ fn authenticator(
     };
     let rules = Rules {
         audiences: auth.audience.clone(),
+        issuers: auth.issuer.clone(),
+        signers: auth.apps.clone(),
         dev: settings.dev,
     };
     let budget = match auth.logins_at_once {
         0 => workers.saturating_sub(1).max(1),
         logins => logins,
-        issuers: auth.issuer.clone(),
-        signers: auth.apps.clone(),
     };
     let authenticator = Authenticator::new(rules, keys, budget, Arc::clone(metrics));
     Ok((Arc::new(authenticator), source))

@@ -13,8 +13,8 @@ use std::{
 };
 
 use chat_wire::{error::Code, limits::HELLO_BYTES};
-use quinn::VarInt;
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{Runtime as _, VarInt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -26,7 +26,10 @@ use super::{
     admission::{Admission, NoPlace, Place, Source, Watch},
     connection::{Connection, Shared},
     meter::{Meter, Metered},
-    quic::Quic,
+    quic::{
+        Quic,
+        unproven::{Careful, Handshake, Unproven},
+    },
     websocket::{
         WebSocket,
         upgrade::{self, Rules},
@@ -86,12 +89,16 @@ pub struct Bound {
     udp: Option<UdpSocket>,
 }
 
-/// Binds an address for WebSocket and, with `with_quic`, for QUIC: one TCP socket for
-/// each acceptor.
+/// Binds an address for WebSocket and, with buffers of so many bytes, for QUIC: one TCP
+/// socket for each acceptor.
 ///
 /// # Errors
 /// [`BindError`].
-pub fn bind(address: SocketAddr, acceptors: usize, with_quic: bool) -> Result<Bound, BindError> {
+pub fn bind(
+    address: SocketAddr,
+    acceptors: usize,
+    udp_buffer_bytes: Option<usize>,
+) -> Result<Bound, BindError> {
     const SETTING: &str = "listen";
     let failed = |transport, error: io::Error| bind_error(address, transport, SETTING, error);
     // Sockets that share a port would share it with another chatd, too: the first
@@ -103,8 +110,8 @@ pub fn bind(address: SocketAddr, acceptors: usize, with_quic: bool) -> Result<Bo
         .map(|_| tcp_socket(at, true))
         .collect::<Result<_, _>>()
         .map_err(|error| failed("TCP", error))?;
-    let udp = with_quic
-        .then(|| UdpSocket::bind(at))
+    let udp = udp_buffer_bytes
+        .map(|bytes| udp_socket(at, bytes))
         .transpose()
         .map_err(|error| failed("UDP", error))?;
     Ok(Bound {
@@ -153,6 +160,28 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<StdTcpListener> {
     Ok(socket.into())
 }
 
+/// One socket takes the packets of all connections: with the kernel's default a burst
+/// finds it full.
+fn udp_socket(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
+    let udp = UdpSocket::bind(address)?;
+    let socket = SockRef::from(&udp);
+    socket.set_recv_buffer_size(buffer_bytes)?;
+    socket.set_send_buffer_size(buffer_bytes)?;
+    // Linux says twice what it was asked for.
+    let receive = socket.recv_buffer_size()? / 2;
+    let send = socket.send_buffer_size()? / 2;
+    if receive.min(send) < buffer_bytes {
+        tracing::warn!(
+            buffer_bytes,
+            receive,
+            send,
+            "the kernel caps the buffers of the UDP socket, so bursts of QUIC packets are \
+             dropped: set net.core.rmem_max and net.core.wmem_max to edge.udp_buffer_bytes"
+        );
+    }
+    Ok(udp)
+}
+
 /// What the doors of the edge share.
 pub struct Edge {
     /// For the connections.
@@ -196,13 +225,16 @@ impl Edge {
         }
         let mut endpoints = Vec::new();
         if let (Some((endpoint, server)), Some(socket)) = (quic, bound.udp) {
-            let endpoint = quinn::Endpoint::new(
+            let runtime = Arc::new(quinn::TokioRuntime);
+            let unproven = Arc::new(Unproven::default());
+            let socket = Careful::new(runtime.wrap_udp_socket(socket)?, Arc::clone(&unproven));
+            let endpoint = quinn::Endpoint::new_with_abstract_socket(
                 endpoint.clone(),
                 Some(server.clone()),
-                socket,
-                Arc::new(quinn::TokioRuntime),
+                Arc::new(socket),
+                runtime,
             )?;
-            let accept = accept_quic(Arc::clone(self), endpoint.clone());
+            let accept = accept_quic(Arc::clone(self), endpoint.clone(), unproven);
             tasks.push(tokio::spawn(self.watch.task("QUIC port", accept)));
             endpoints.push(endpoint);
         }
@@ -374,7 +406,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, text: &str) -
     Ok(())
 }
 
-async fn accept_quic(edge: Arc<Edge>, endpoint: quinn::Endpoint) {
+async fn accept_quic(edge: Arc<Edge>, endpoint: quinn::Endpoint, unproven: Arc<Unproven>) {
     while let Some(incoming) = endpoint.accept().await {
         let now_ms = clock::mono_ms();
         let ip = incoming.remote_address().ip();
@@ -389,18 +421,27 @@ async fn accept_quic(edge: Arc<Edge>, endpoint: quinn::Endpoint) {
         } else {
             Source::Claimed(ip)
         };
-        match edge.admission.admit(source, now_ms) {
-            Ok(place) => {
-                let edge = Arc::clone(&edge);
-                tokio::spawn(Box::pin(async move {
-                    let ousted = place.watch();
-                    edge.in_time(ousted, edge.open_quic(incoming, place, now_ms))
-                        .await;
-                }));
-            }
-            Err(_) => incoming.refuse(),
-        }
-    } // When the node stops this task is aborted and does not come here.
+        let Ok(place) = edge.admission.admit(source, now_ms) else {
+            incoming.refuse();
+            continue;
+        };
+        let claim = if proven {
+            None
+        } else {
+            let Some(claim) = unproven.begin(incoming.remote_address(), now_ms) else {
+                drop(incoming.retry());
+                continue;
+            };
+            Some(claim)
+        };
+        let edge = Arc::clone(&edge);
+        tokio::spawn(Box::pin(async move {
+            let ousted = place.watch();
+            edge.in_time(ousted, edge.open_quic(incoming, place, claim, now_ms))
+                .await;
+        }));
+    }
+    // When the node stops this task is aborted and does not come here.
     panic!("the QUIC endpoint has ended by itself");
 }
 
@@ -409,9 +450,13 @@ impl Edge {
         &self,
         incoming: quinn::Incoming,
         mut place: Place,
+        claim: Option<Handshake>,
         began_ms: u64,
     ) -> Result<(), quinn::ConnectionError> {
         let connection = incoming.accept()?.await?;
+        if let Some(claim) = claim {
+            claim.proven();
+        }
         if place.prove(clock::mono_ms()).is_err() {
             let code = VarInt::from(Code::TooManyConnections.number());
             connection.close(

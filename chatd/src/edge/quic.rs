@@ -6,6 +6,8 @@
 //! all before WELCOME), 256 KiB to it unacknowledged, [`BULK_FRAMES`] pages that wait. At the bounds the client's
 //! requests are not read.
 
+pub mod unproven;
+
 use std::{
     collections::VecDeque,
     future::Future,
@@ -162,6 +164,12 @@ impl Lengths {
         }
     }
 
+    /// Whether no frame is incomplete.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.partial.is_none()
+    }
+
     /// Takes what arrived and appends the frames it completes. Holds only what has
     /// arrived, whatever length was promised.
     ///
@@ -234,6 +242,8 @@ pub struct Quic {
     closing: Option<(VarInt, String)>,
     /// Ready when the client has everything.
     taken: Option<Step>,
+    /// The client has finished its side: ready when the connection is gone.
+    finished: Option<Step>,
 }
 
 type Step = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -265,7 +275,20 @@ impl Quic {
             page: None,
             closing: None,
             taken: None,
+            finished: None,
         }
+    }
+
+    /// The client will say nothing more, but takes answers and events until it closes
+    /// the connection. Its silence ends it otherwise.
+    fn finish(&mut self) -> Option<Arrival> {
+        if !self.lengths.is_idle() {
+            let within = "the stream ended within a frame";
+            return Some(Arrival::Bad(Refusal::new(Code::Malformed, within)));
+        }
+        let connection = self.connection.clone();
+        self.finished = Some(Box::pin(async move { drop(connection.closed().await) }));
+        None
     }
 
     /// Writes pages, one stream after another.
@@ -299,6 +322,15 @@ async fn write_page(connection: &quinn::Connection, frame: Bytes) -> Result<(), 
     Ok(())
 }
 
+/// Whether the client went by itself.
+fn gone(why: Option<quinn::ConnectionError>) -> Arrival {
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed};
+    Arrival::Gone(match why {
+        Some(ApplicationClosed(_) | ConnectionClosed(_)) => "client",
+        _ => "lost",
+    })
+}
+
 impl Transport for Quic {
     fn name(&self) -> &'static str {
         "quic"
@@ -313,10 +345,15 @@ impl Transport for Quic {
     }
 
     fn poll_arrivals(&mut self, cx: &mut Context<'_>, arrivals: &mut Vec<Arrival>) -> Poll<()> {
+        if let Some(finished) = &mut self.finished {
+            ready!(finished.as_mut().poll(cx));
+            arrivals.push(gone(self.connection.close_reason()));
+            return Poll::Ready(());
+        }
         let mut space = [std::mem::MaybeUninit::uninit(); READ_BYTES];
         let mut buffer = ReadBuf::uninit(&mut space);
         match ready!(self.receive.poll_read_buf(cx, &mut buffer)) {
-            Ok(()) if buffer.filled().is_empty() => arrivals.push(Arrival::Gone("client")),
+            Ok(()) if buffer.filled().is_empty() => arrivals.extend(self.finish()),
             Ok(()) if !self.may_send(buffer.filled().len()) => {
                 arrivals.push(Arrival::Bad(too_much_before_welcome()));
             }
@@ -335,10 +372,7 @@ impl Transport for Quic {
                 }
             }
             Err(ReadError::Reset(_)) => arrivals.push(Arrival::Gone("client")),
-            Err(ReadError::ConnectionLost(
-                quinn::ConnectionError::ApplicationClosed(_)
-                | quinn::ConnectionError::ConnectionClosed(_),
-            )) => arrivals.push(Arrival::Gone("client")),
+            Err(ReadError::ConnectionLost(why)) => arrivals.push(gone(Some(why))),
             Err(_) => arrivals.push(Arrival::Gone("lost")),
         }
         Poll::Ready(())

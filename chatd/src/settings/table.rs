@@ -196,6 +196,8 @@ settings! {{
         /// Memory of the process above which nobody new comes in; 0 is three quarters of
         /// the machine's.
         memory_bytes: u64 = "0", "bytes", range(0, 1_000_000_000_000_000);
+        /// Buffers of the UDP socket, each way. The kernel may cap them, which is warned of.
+        udp_buffer_bytes: usize = "4194304", "bytes", range(65_536, 1_073_741_824);
         /// What may wait for one client; beyond, it is closed as SLOW_CONSUMER.
         outbound_session_bytes: usize = "8388608", "bytes", range(262_144, 1_000_000_000);
         /// What may wait for all clients; beyond, each keeps 64 KiB.
