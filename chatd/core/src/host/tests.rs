@@ -1,5 +1,6 @@
 //! Hosts and sessions together, on virtual time.
 
+mod authority;
 mod bounds;
 mod cold;
 mod delivery;
