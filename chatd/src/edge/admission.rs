@@ -206,9 +206,10 @@ impl Admission {
     #[must_use]
     pub fn must_prove(&self, ip: IpAddr, now_ms: u64) -> bool {
         let door = self.door();
+        let shares = !self.is_trusted(ip);
         door.newcomers.count() > self.caps.newcomers() / 2
-            || door.newcomers.claimed(key(ip)) >= CLAIMED
-            || (!self.is_trusted(ip) && door.addresses.runs_low(key(ip), now_ms, &self.caps))
+            || (shares && door.newcomers.claimed(key(ip)) >= CLAIMED)
+            || (shares && door.addresses.runs_low(key(ip), now_ms, &self.caps))
     }
 
     /// Connections that are in, newcomers included.
