@@ -264,8 +264,8 @@ impl Place {
 
     /// Sees the same from outside, while the place is on its way to a connection.
     #[must_use]
-    pub fn watch(&self) -> Watch {
-        Watch(self.seat.as_ref().map(|seat| seat.ousted()))
+    pub fn watch(&self) -> PlaceWatch {
+        PlaceWatch(self.seat.as_ref().map(|seat| seat.ousted()))
     }
 
     /// The address turned out to be the client's own, and is charged for it.
@@ -302,9 +302,9 @@ impl Place {
 }
 
 /// Looks at a [`Place`]. One task at a time does: the last one is woken.
-pub struct Watch(Option<Arc<Ousted>>);
+pub struct PlaceWatch(Option<Arc<Ousted>>);
 
-impl Watch {
+impl PlaceWatch {
     /// Ready when somebody else got the place.
     pub async fn ousted(self) {
         match self.0 {

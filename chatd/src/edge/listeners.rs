@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    admission::{Admission, NoPlace, Place, Source, Watch},
+    admission::{Admission, NoPlace, Place, PlaceWatch, Source},
     connection::{Connection, Shared},
     meter::{Meter, Metered},
     quic::{
@@ -324,7 +324,7 @@ async fn is_tls(stream: &TcpStream) -> io::Result<bool> {
 
 impl Edge {
     /// Carries a handshake out, unless its time is over or somebody else gets its place.
-    async fn in_time<T>(&self, ousted: Watch, handshake: impl Future<Output = T>) {
+    async fn in_time<T>(&self, ousted: PlaceWatch, handshake: impl Future<Output = T>) {
         let timeout = Duration::from_millis(self.handshake_timeout_ms);
         tokio::select! {
             biased;
