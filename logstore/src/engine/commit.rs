@@ -90,25 +90,55 @@ impl Log {
     /// # Errors
     /// See [`LogError`]. After [`LogError::Io`] the log is poisoned for ever.
     pub fn commit(&mut self, batch: &[Append]) -> Result<Committed, LogError> {
-        self.check_poison()?;
-        self.check(batch)?;
         let control = batch.iter().all(Append::is_control);
         if !control && self.stopped {
             return Err(LogError::DiskFull {
                 free_bytes: self.storage.free_bytes().unwrap_or(0),
             });
         }
+        let mut room = |log: &mut Self, files| log.make_room(files, control);
+        self.commit_into(batch, control, &mut room)
+    }
+
+    /// As [`Log::commit`], for a caller who begins an entry only while
+    /// [`Log::ready_room`] has place for it behind all that it has begun: whatever the
+    /// batch holds may take the reserve, which that figure leaves alone, and what was begun
+    /// is written although the disk has filled since: its file is there. If the caller has
+    /// miscounted, a file more than the budget is made rather than to refuse what frees
+    /// room.
+    ///
+    /// # Errors
+    /// See [`LogError`]; never [`LogError::Full`].
+    pub fn commit_counted(&mut self, batch: &[Append]) -> Result<Committed, LogError> {
+        let mut room = |log: &mut Self, files| {
+            while log.pool.len() < files {
+                log.prepare_or_full()?;
+            }
+            Ok(())
+        };
+        self.commit_into(batch, true, &mut room)
+    }
+
+    /// `reserve`: whether it may be used. `room` makes sure that there are so many files.
+    fn commit_into(
+        &mut self,
+        batch: &[Append],
+        reserve: bool,
+        room: &mut dyn FnMut(&mut Self, usize) -> Result<(), LogError>,
+    ) -> Result<Committed, LogError> {
+        self.check_poison()?;
+        self.check(batch)?;
         let mut bodies = Bodies::default();
         let records = append::records(batch, &mut bodies);
-        let plan = self.plan(&records, control)?;
-        self.make_room(plan.files, control)?;
+        let plan = self.plan(&records, batch.iter().all(Append::is_control))?;
+        room(self, plan.files)?;
         let mut committed = Committed {
             lsn: self.writer.last_lsn(),
             ..Committed::default()
         };
         let mut taken = 0;
         for frame in plan.frames {
-            let written = self.write_planned(&records[frame], control)?;
+            let written = self.write_planned(&records[frame], reserve)?;
             taken += usize::from(written.took.is_some());
             committed.lsn = written.lsn;
             committed.frames += 1;
@@ -116,7 +146,7 @@ impl Log {
         }
         assert_eq!(taken, plan.files, "frames went where they were planned");
         assert!(
-            control || self.pool.len() >= RESERVE,
+            reserve || self.pool.len() >= RESERVE,
             "entries leave the reserve whole"
         );
         Ok(committed)
@@ -304,15 +334,18 @@ impl Log {
             if self.allowed_files() == 0 {
                 return Err(self.full());
             }
-            self.stalls += 1;
-            // A file that never was ready holds nothing: whatever happened to it, the log
-            // is as it was.
-            if self.prepare_now().is_err() {
-                let free_bytes = self.storage.free_bytes().unwrap_or(0);
-                return Err(LogError::DiskFull { free_bytes });
-            }
+            self.prepare_or_full()?;
         }
         Ok(())
+    }
+
+    fn prepare_or_full(&mut self) -> Result<(), LogError> {
+        self.stalls += 1;
+        // A file that never was ready holds nothing: whatever happened to it, the log is
+        // as it was.
+        self.prepare_now().map_err(|_| LogError::DiskFull {
+            free_bytes: self.storage.free_bytes().unwrap_or(0),
+        })
     }
 
     pub(super) fn prepare_now(&mut self) -> io::Result<()> {

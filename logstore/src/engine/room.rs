@@ -107,6 +107,19 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The room of a log in which nothing is needed any more.
+    #[must_use]
+    pub fn whole_room(&self) -> Room {
+        let files = self.budget_bytes / self.file_bytes;
+        Room {
+            files: files.saturating_sub(RESERVE as u64),
+            file_bytes: self.file_bytes,
+            ..Room::default()
+        }
+    }
+}
+
 /// Of which a budget holds at least so many.
 pub(super) const LEAST_FILES: u64 = 6;
 
@@ -136,6 +149,21 @@ impl Log {
                 disk_is_short,
                 ..none
             },
+        }
+    }
+
+    /// The room in files that stand ready, also while the disk is below its stop threshold:
+    /// what is begun within it can be written whatever the disk says, with
+    /// [`Log::commit_counted`].
+    #[must_use]
+    pub fn ready_room(&self) -> Room {
+        let files = self.pool.len().checked_sub(RESERVE);
+        let rest = self.writer.left().saturating_sub(BLOCK_BYTES);
+        Room {
+            rest: if files.is_some() { rest } else { 0 },
+            files: files.unwrap_or(0) as u64,
+            file_bytes: self.options.file_bytes,
+            disk_is_short: self.stopped,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct LogStats {
     pub live_files: usize,
     /// Empty files, the reserve included.
     pub free_files: usize,
+    /// Bytes of each.
+    pub file_bytes: u64,
     /// Bytes of the files in use.
     pub live_bytes: u64,
     /// Their bound, with the empty ones.
@@ -65,6 +67,7 @@ impl Log {
         LogStats {
             live_files: self.live.len(),
             free_files: self.pool.len(),
+            file_bytes: self.options.file_bytes,
             live_bytes: self.live.len() as u64 * self.options.file_bytes,
             budget_bytes: self.options.budget_bytes,
             stalls: self.stalls,
@@ -90,6 +93,18 @@ impl Log {
             }
         }
         pins
+    }
+
+    /// Who keeps the oldest file, unless it is the one being written.
+    #[must_use]
+    pub fn pins_of_oldest(&self) -> Vec<Pin> {
+        if self.live.len() <= 1 {
+            return Vec::new();
+        }
+        let claims = self.live.claims(0, &self.replicas).into_iter();
+        claims
+            .map(|(key, position)| Pin { key, position })
+            .collect()
     }
 
     /// Reuses the files at the beginning of the log that nobody needs; says how many.
