@@ -38,12 +38,22 @@ pub struct WalkPage {
     pub inboxes: u64,
     /// Events read and verified.
     pub events: u64,
-    /// Events that should be there and are not, or cannot be read.
+    /// Events that should be there and are not, or cannot be read. A head that is lost
+    /// counts as one.
     pub lost: u64,
     /// Runs of such events.
     pub gaps: u64,
-    /// The inbox key and sequence number of the first of them.
+    /// The inbox key and sequence number of the first of them; 0 is the head.
     pub first_lost: Option<(u64, u64)>,
+}
+
+impl WalkPage {
+    /// A run of what is lost begins.
+    fn lose(&mut self, inbox: u64, seq: u64) {
+        self.lost += 1;
+        self.gaps += 1;
+        self.first_lost.get_or_insert((inbox, seq));
+    }
 }
 
 impl WalkRequest {
@@ -77,8 +87,16 @@ impl WalkRequest {
                 });
                 return page;
             }
-            let Some((oldest, head)) = bounds(store, span.inbox, span.last) else {
-                continue;
+            let (oldest, head) = match bounds(store, span.inbox) {
+                Some(bounds) => bounds,
+                // Its events say that there was a head: what it counted is not known any
+                // more, and what is stored is looked at.
+                None => {
+                    if first == 1 {
+                        page.lose(span.inbox, 0);
+                    }
+                    (1, span.last)
+                }
             };
             let from = first.max(oldest);
             let to = head.min(from.saturating_add(budget - 1));
@@ -105,17 +123,12 @@ impl WalkRequest {
     }
 }
 
-/// The first and last event that an inbox should have. An unreadable head is not
-/// taken for an empty inbox: what segments hold is checked then.
-fn bounds(store: &RaftStore, inbox: u64, last_stored: u64) -> Option<(u64, u64)> {
-    match store.get(&keys::head(InboxKey(inbox))) {
-        Ok(Some(row)) => {
-            let head = keys::Head::decode(row.header).ok()?;
-            Some((head.oldest_seq.max(1), head.seq))
-        }
-        Ok(None) => None,
-        Err(_) => Some((1, last_stored)),
-    }
+/// The first and last event that an inbox should have, as its head says; none if the head
+/// is missing, or cannot be read or decoded: every inbox with events has one.
+fn bounds(store: &RaftStore, inbox: u64) -> Option<(u64, u64)> {
+    let row = store.get(&keys::head(InboxKey(inbox))).ok()??;
+    let head = keys::Head::decode(row.header).ok()?;
+    Some((head.oldest_seq.max(1), head.seq))
 }
 
 fn check(store: &RaftStore, inbox: u64, from: u64, to: u64, page: &mut WalkPage) {
@@ -152,10 +165,10 @@ fn check(store: &RaftStore, inbox: u64, from: u64, to: u64, page: &mut WalkPage)
     }
     let mut previous = None;
     for seq in missing {
-        page.lost += 1;
-        if previous != Some(seq - 1) {
-            page.gaps += 1;
-            page.first_lost.get_or_insert((inbox, seq));
+        if previous == Some(seq - 1) {
+            page.lost += 1;
+        } else {
+            page.lose(inbox, seq);
         }
         previous = Some(seq);
     }
@@ -165,4 +178,122 @@ fn sequence(key: &Key) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&key.sub()[..8]);
     u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chat_core::store::{ShardStore as _, Value, Write};
+    use chat_wire::ids::ReplicaId;
+    use logstore::{
+        cache::BlockCache,
+        log_index::{LogEntry, LogIndex},
+        replicas::ReplicaKey,
+        segment::{MapLimits, SegmentFiles, SegmentOptions},
+        shard::Shard,
+        storage::simulated::SimulatedDisk,
+    };
+
+    use super::*;
+
+    /// Its key, its head as bytes if it has one, and its events.
+    type Inbox<'a> = (u64, Option<Vec<u8>>, &'a [u64]);
+
+    fn store(inboxes: &[Inbox<'_>]) -> RaftStore {
+        let disk = Arc::new(SimulatedDisk::new());
+        let limits = MapLimits::default();
+        let files = SegmentFiles::new(disk, BlockCache::new(0), limits).unwrap();
+        let key = ReplicaKey {
+            shard: 1,
+            replica: 1,
+        };
+        let options = SegmentOptions::default();
+        let mut shard = Shard::open(key, LogIndex::new(), 0, &[], &files, options).unwrap();
+        let entry = LogEntry {
+            position: 1,
+            term: 1,
+            kind: 0,
+            payload: "the entry".into(),
+        };
+        shard.log_mut().append([entry]).unwrap();
+        let mut store = RaftStore::new(shard, ReplicaId(1));
+        let write = |key, header: &[u8]| Write {
+            key,
+            value: Some(Value {
+                header: header.to_vec().into(),
+                body: None,
+            }),
+        };
+        for (inbox, head, events) in inboxes {
+            let inbox = InboxKey(*inbox);
+            let events = events.iter();
+            let mut writes: Vec<_> = events
+                .map(|seq| write(keys::event(inbox, *seq), b"event"))
+                .collect();
+            writes.extend(head.iter().map(|head| write(keys::head(inbox), head)));
+            store.apply(1, writes);
+        }
+        store
+    }
+
+    fn head(seq: u64) -> Option<Vec<u8>> {
+        let head = keys::Head {
+            seq,
+            ..keys::Head::default()
+        };
+        Some(head.encode_to_vec())
+    }
+
+    fn walk(store: &RaftStore) -> WalkPage {
+        let mut total = WalkPage::default();
+        let mut next = Some(WalkRequest {
+            shard: ShardId(1),
+            inbox: 0,
+            inbox_seq: 1,
+        });
+        while let Some(request) = next {
+            let page = request.read(store);
+            total.inboxes += page.inboxes;
+            total.events += page.events;
+            total.lost += page.lost;
+            total.gaps += page.gaps;
+            total.first_lost = total.first_lost.or(page.first_lost);
+            next = page.next;
+        }
+        total
+    }
+
+    #[test]
+    fn the_lost_end_of_an_inbox_is_counted() {
+        let page = walk(&store(&[(5, head(10), &[1, 2, 3, 4, 5, 6, 7])]));
+        assert_eq!((page.inboxes, page.events), (1, 7));
+        assert_eq!((page.lost, page.gaps), (3, 1));
+        assert_eq!(page.first_lost, Some((5, 8)));
+    }
+
+    #[test]
+    fn runs_of_lost_events_are_counted_once_each() {
+        let page = walk(&store(&[(5, head(9), &[2, 5, 6, 9])]));
+        assert_eq!((page.events, page.lost, page.gaps), (4, 5, 3));
+        assert_eq!(page.first_lost, Some((5, 1)));
+    }
+
+    /// Such an inbox was passed over, and where eight of them stood together the walk of
+    /// the shard ended.
+    #[test]
+    fn an_inbox_whose_head_is_missing_or_cannot_be_decoded_is_not_passed_over() {
+        for lost in [None, Some(vec![0xFF; 7])] {
+            let mut inboxes: Vec<Inbox<'_>> = Vec::new();
+            for inbox in 1..=9 {
+                inboxes.push((inbox, lost.clone(), &[1, 3]));
+            }
+            inboxes.push((10, head(2), &[1, 2]));
+            let page = walk(&store(&inboxes));
+            assert_eq!((page.inboxes, page.events), (10, 9 * 2 + 2));
+            // The head, and the hole before the last event that is stored.
+            assert_eq!((page.lost, page.gaps), (9 * 2, 9 * 2));
+            assert_eq!(page.first_lost, Some((1, 0)));
+        }
+    }
 }
