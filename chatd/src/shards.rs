@@ -20,14 +20,15 @@ use std::{
 };
 
 use chat_core::{
-    host::{Counters, Event, Host, HostSettings, Place, Trail},
+    command::MAX_ENTRY_BYTES,
+    host::{Counters, Event, Host, HostSettings, Place, Trail, largest_entry_bytes},
     message::{ShardMessage, ToShard},
     placement::map::{SYSTEM, ShardMap},
 };
 use chat_wire::ids::{NodeId, ShardId};
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use logstore::{
-    engine,
+    engine::{self, PrepareFile},
     segment::SegmentOptions,
     shard::{Shard, ShardError},
     storage::{
@@ -50,6 +51,7 @@ mod log;
 mod opening;
 mod readers;
 mod renewal;
+mod room;
 mod status;
 mod thread;
 mod walk;
@@ -57,8 +59,10 @@ mod walk;
 pub use status::{DownShard, NodeStatus, ShardReport};
 pub use walk::{EVENTS_A_PAGE, WalkPage, WalkRequest};
 
-use commit::{LogThread, Round, ToLog};
+use commit::{LogThread, ToLog};
+use flusher::Flusher;
 use opening::Opened;
+use room::SharedRoom;
 use thread::{QUEUE_EVENTS, SESSION_EVENTS, SHARD_EVENTS, Thread, ToThread};
 
 /// Requests that wait for the log thread. A shard thread that finds it full waits:
@@ -120,6 +124,9 @@ pub enum StartError {
     /// The log cannot be written.
     #[error("the log cannot be written: {0}")]
     Log(#[from] engine::LogError),
+    /// The largest request, or all flushes, would not fit.
+    #[error(transparent)]
+    LogTooSmall(#[from] room::LogTooSmall),
     /// A shard's log and Raft do not fit.
     #[error(transparent)]
     Host(#[from] chat_core::host::HostError),
@@ -141,7 +148,9 @@ pub(crate) struct Shared {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     queues: Vec<Sender<ToThread>>,
+    room: SharedRoom,
     disk_full: AtomicBool,
+    stopping: AtomicBool,
     failed: AtomicBool,
     failure: OnceLock<String>,
     failure_told: Notify,
@@ -175,6 +184,15 @@ impl Shared {
             || queue.try_send(ToThread::Shard(Box::new(message))).is_err()
         {
             self.count_full(thread);
+        }
+    }
+
+    /// Lossy: the log thread asks again until it is done.
+    fn want_flush(&self, shard: ShardId) {
+        let thread = self.thread_of(shard);
+        let queue = &self.queues[thread];
+        if queue.len() >= SHARD_EVENTS || queue.try_send(ToThread::FlushWanted(shard)).is_err() {
+            tracing::debug!(shard = shard.0, "asking for a flush found the queue full");
         }
     }
 
@@ -263,86 +281,19 @@ impl Shards {
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Join), StartError> {
-        let config = config.observed();
-        let Opened {
-            mut log,
-            map,
+        let Parts {
             shards,
-            stuck,
-            down,
-            losses,
-        } = opening::open(&config)?;
-        // Known before anybody asks: a node also starts on a full disk, to be read.
-        let disk_full = !log.check_space().map_or(true, |space| space.accepting);
-        let trace = open_trace(config.trace_log_writes.as_deref())?;
-        let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
-            .map(|_| bounded(QUEUE_EVENTS))
-            .unzip();
-        let shared = Arc::new(Shared {
-            sessions,
-            metrics,
-            queues,
-            disk_full: AtomicBool::new(disk_full),
-            failed: AtomicBool::new(false),
-            failure: OnceLock::new(),
-            failure_told: Notify::new(),
-            down: Mutex::new(down),
-            watch: Arc::clone(&config.watch),
-        });
-
-        let (log_sender, log_queue) = bounded(LOG_QUEUE);
-        // A flush and a memtable to free for each shard.
-        let (flusher, flusher_queue) = bounded(shards.len().max(1) * 2);
-        let (pool, pool_queue) = bounded(1);
-        let (readers, readers_queue) = readers::queue(receivers.len());
-        let mut threads: Vec<_> = receivers
-            .into_iter()
-            .enumerate()
-            .map(|(index, queue)| Thread {
-                index,
-                host: Host::new(HostSettings {
-                    node: config.node,
-                    map: Arc::clone(&map),
-                    ..config.host.clone()
-                }),
-                queue,
-                log: log_sender.clone(),
-                flusher: flusher.clone(),
-                readers: readers.clone(),
-                shared: Arc::clone(&shared),
-                replicas: HashMap::new(),
-                flushing: HashSet::new(),
-                commits_in_flight: 0,
-                effects: Vec::new(),
-                counted: Counters::default(),
-                renewals: Vec::new(),
-            })
-            .collect();
-        drop((flusher, readers));
-        own_all(&mut threads, shards, &shared, config.node)?;
-        for thread in &mut threads {
-            thread.renewals = losses.parts(thread.replicas.keys().copied());
-        }
-        tell_at_start(&mut threads, &shared, disk_full);
-
-        let log_thread = LogThread {
+            threads,
+            log_thread,
             log,
-            queue: log_queue,
-            pool,
-            shared: Arc::clone(&shared),
-            stuck,
-            trace,
-            held: Round::default(),
-            no_file_before: None,
-            unproven: false,
-        };
+            flusher,
+            pool_queue,
+            readers_queue,
+        } = Parts::new(config, sessions, metrics)?;
+        let shared = Arc::clone(&shards.shared);
         let log_thread = shared.spawn(Role::Log, Arc::default(), move || log_thread.run())?;
-        let flush_thread = {
-            let (to, log) = (Arc::clone(&shared), log_sender.clone());
-            let run = move || flusher::run(&flusher_queue, &log, &to);
-            shared.spawn(Role::Flush, Arc::default(), run)?
-        };
-        let pool_log = log_sender.clone();
+        let flush_thread = shared.spawn(Role::Flush, Arc::default(), move || flusher.run())?;
+        let pool_log = log.clone();
         let prepare = move || commit::prepare_files(&pool_queue, &pool_log);
         let pool_thread = shared.spawn(Role::Pool, Arc::default(), prepare)?;
         let reader_threads = readers::start(&readers_queue, &shared)?;
@@ -354,22 +305,15 @@ impl Shards {
             })
             .collect::<Result<_, _>>()?;
         let join = Join {
-            shared: Arc::clone(&shared),
-            log: log_sender,
+            shared,
+            log,
             shard_threads,
             log_thread,
             flush_thread,
             pool_thread,
             reader_threads,
         };
-        Ok((
-            Self {
-                shared,
-                map,
-                node: config.node,
-            },
-            join,
-        ))
+        Ok((shards, join))
     }
 
     /// Hands a session's request to its shard's thread. Never waits.
@@ -454,6 +398,117 @@ impl Shards {
     }
 }
 
+/// What the threads of a node run, before they do: a test steps it in one thread.
+struct Parts {
+    shards: Shards,
+    threads: Vec<Thread>,
+    log_thread: LogThread,
+    log: Sender<ToLog>,
+    flusher: Flusher,
+    pool_queue: Receiver<PrepareFile>,
+    readers_queue: Receiver<readers::Warm>,
+}
+
+impl Parts {
+    fn new(
+        config: Config,
+        sessions: Arc<Sessions>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let config = config.observed();
+        let Opened {
+            mut log,
+            map,
+            shards,
+            stuck,
+            down,
+            losses,
+        } = opening::open(&config)?;
+        // Known before anybody asks: a node also starts on a full disk, to be read.
+        let disk_full = !log.check_space().map_or(true, |space| space.accepting);
+        let largest = largest_entry_bytes(&config.host.limits)
+            .max(MAX_ENTRY_BYTES.min(log.max_entry_bytes()));
+        let entry_bytes = room::ENTRY_COST.of(largest);
+        let trace = open_trace(config.trace_log_writes.as_deref())?;
+        let (queues, receivers): (Vec<_>, Vec<_>) = (0..config.threads.max(1))
+            .map(|_| bounded(QUEUE_EVENTS))
+            .unzip();
+        let shared = Arc::new(Shared {
+            sessions,
+            metrics,
+            queues,
+            room: SharedRoom::new(room::capacity_bytes(&config.engine, entry_bytes)),
+            disk_full: AtomicBool::new(disk_full),
+            stopping: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            failure_told: Notify::new(),
+            down: Mutex::new(down),
+            watch: Arc::clone(&config.watch),
+        });
+
+        let (log_sender, log_queue) = bounded(LOG_QUEUE);
+        // A flush and a memtable to free for each shard.
+        let (flusher, flusher_queue) = bounded(shards.len().max(1) * 2);
+        let (pool, pool_queue) = bounded(1);
+        let (readers, readers_queue) = readers::queue(receivers.len());
+        let mut threads: Vec<_> = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(index, queue)| Thread {
+                index,
+                host: Host::new(HostSettings {
+                    node: config.node,
+                    map: Arc::clone(&map),
+                    entry_bytes: MAX_ENTRY_BYTES.min(log.max_entry_bytes()),
+                    entry_cost: room::ENTRY_COST,
+                    ..config.host.clone()
+                }),
+                queue,
+                log: log_sender.clone(),
+                flusher: flusher.clone(),
+                readers: readers.clone(),
+                shared: Arc::clone(&shared),
+                replicas: HashMap::new(),
+                flushing: HashSet::new(),
+                commits_in_flight: 0,
+                effects: Vec::new(),
+                counted: Counters::default(),
+                renewals: Vec::new(),
+            })
+            .collect();
+        drop((flusher, readers));
+        own_all(&mut threads, shards, &shared, config.node)?;
+        for thread in &mut threads {
+            thread.renewals = losses.parts(thread.replicas.keys().copied());
+        }
+        tell_at_start(&mut threads, &shared, disk_full);
+
+        let log_thread = LogThread::new(
+            log,
+            log_queue,
+            pool,
+            Arc::clone(&shared),
+            stuck,
+            entry_bytes,
+            trace,
+        );
+        Ok(Self {
+            shards: Shards {
+                shared: Arc::clone(&shared),
+                map,
+                node: config.node,
+            },
+            threads,
+            log_thread,
+            log: log_sender.clone(),
+            flusher: Flusher::new(flusher_queue, log_sender, shared),
+            pool_queue,
+            readers_queue,
+        })
+    }
+}
+
 impl Hosts for Shards {
     fn submit(&self, to: ToShard) -> Result<(), ToShard> {
         Self::submit(self, to)
@@ -467,7 +522,12 @@ impl Hosts for Shards {
 impl Join {
     /// Lets the shard threads finish what is under way, syncs the log, and ends all
     /// threads. After a failure they have ended already.
+    ///
+    /// It takes bounded time whatever the log's state: shard threads begin nothing new and
+    /// leave what the disk does not take within some seconds, which nobody was told of;
+    /// flushes that have not begun are done after the next start.
     pub fn stop(self) {
+        self.shared.stopping.store(true, Ordering::Release);
         self.shared.watch.ask_to_end();
         for thread in 0..self.shared.threads() {
             self.shared.send_to_thread(thread, ToThread::Stop);

@@ -25,6 +25,7 @@ mod people;
 mod proposals;
 mod reads;
 mod requests;
+mod room;
 mod shard;
 mod trail;
 
@@ -39,17 +40,19 @@ use std::{
 };
 
 use crate::{
-    command::{Command, Incarnation, Settings},
+    command::{Command, Incarnation, MAX_ENTRY_BYTES, Settings},
     message::{Now, ShardMessage, ToSession, ToShard},
     placement::map::ShardMap,
     replica::{Replica, ReplicaError},
     store::{HardState, LogEntry, ShardStore},
 };
 use parked::{Parked, Shelved};
+use room::Room;
 use shard::Shard;
 
 pub use lookup::Lookup;
 pub use parked::MAX_WARMING;
+pub use room::{EntryCost, LogRoom, Returned, largest_entry_bytes};
 pub use trail::{Place, Trail};
 
 /// Passes of one [`Host::poll`] at most; what is left is done by the next, which
@@ -89,6 +92,10 @@ pub struct HostSettings {
     pub slow_consumer_ms: u64,
     /// Bytes applied after which a flush is proposed.
     pub flush_bytes: u64,
+    /// Bytes of an entry at most, unless one command alone is longer.
+    pub entry_bytes: usize,
+    /// What entries take of the node's log.
+    pub entry_cost: EntryCost,
     /// Shard 0 repeats the settings to all shards this often.
     pub settings_repeat_ms: u64,
     /// Messages between shards of this host stay inside. A simulator that wants to
@@ -112,6 +119,11 @@ impl HostSettings {
             presence_coalesce_ms: 1_000,
             slow_consumer_ms: 30_000,
             flush_bytes: 16 * 1024 * 1024,
+            entry_bytes: MAX_ENTRY_BYTES,
+            entry_cost: EntryCost {
+                overhead: 256,
+                block: 4096,
+            },
             settings_repeat_ms: 1_000,
             short_cut: true,
         }
@@ -131,6 +143,14 @@ pub enum Event {
         shard: ShardId,
         /// As [`Effect::Persist`] numbered it.
         ready: u64,
+    },
+    /// What was frozen first cannot be written: the shard stops, or its log would grow for
+    /// ever.
+    CannotFlush {
+        /// Which shard.
+        shard: ShardId,
+        /// For the person on call.
+        reason: String,
     },
     /// What was frozen first is in segments.
     Flushed {
@@ -230,6 +250,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Requests answered with an error.
     pub refused: u64,
+    /// Requests refused because the log had no room.
+    pub no_room: u64,
     /// Entries proposed.
     pub entries: u64,
     /// Commands in them.
@@ -285,6 +307,9 @@ pub struct ShardStatus {
     pub outbox_age_ms: u64,
     /// For how long the slowest connected device has not taken its next event, in ms.
     pub inbox_lag_ms: u64,
+    /// For how long requests have found no room in the log, in ms, although the shard has
+    /// no more of it than its part.
+    pub no_room_ms: u64,
     /// The cluster's generation as the shard knows it; 0 before it does.
     pub generation: u32,
     /// Why it stopped, if it did.
@@ -296,6 +321,9 @@ struct Pass<'a> {
     settings: &'a HostSettings,
     now: Now,
     disk_full: bool,
+    /// No new work is begun: the node ends.
+    finishing: bool,
+    room: &'a mut Room,
     /// What may still be applied in this poll.
     apply_bytes: usize,
     trail: &'a Trail,
@@ -334,6 +362,8 @@ pub struct Host<S: ShardStore> {
     /// Shards that are here and cannot be stepped, and why.
     down: BTreeMap<ShardId, String>,
     disk_full: bool,
+    finishing: bool,
+    room: Room,
     now: Now,
     next_tick_ms: u64,
     trail: Arc<Trail>,
@@ -344,6 +374,8 @@ impl<S: ShardStore> Host<S> {
     #[must_use]
     pub fn new(settings: HostSettings) -> Self {
         Self {
+            room: Room::new(settings.entry_cost),
+            finishing: false,
             settings,
             shards: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -389,6 +421,27 @@ impl<S: ShardStore> Host<S> {
         self.down.insert(shard, reason);
     }
 
+    /// Lends room in the log for the next [`Host::poll`]; a host that was never lent any has
+    /// a log without a bound. What is left is to be [given back](Host::give_back).
+    pub const fn lend(&mut self, room: LogRoom) {
+        self.room.lend(room);
+    }
+
+    /// What of the lent room was not used.
+    pub const fn give_back(&mut self) -> Returned {
+        self.room.give_back()
+    }
+
+    /// The node ends: what sessions have asked for is still carried out, nothing else is
+    /// begun. What other shards' outboxes have brought stays in them.
+    pub fn finish(&mut self) {
+        self.finishing = true;
+        for (id, shard) in &mut self.shards {
+            shard.proposals.drop_own();
+            self.dirty.insert(*id);
+        }
+    }
+
     /// Takes one thing that happened. Effects come with the next [`Host::poll`].
     pub fn step(&mut self, now: Now, event: Event) {
         self.now = now;
@@ -397,6 +450,7 @@ impl<S: ShardStore> Host<S> {
             Event::Shard(message) => message.to,
             Event::Persisted { shard, .. }
             | Event::Flushed { shard }
+            | Event::CannotFlush { shard, .. }
             | Event::Warmed { shard, .. }
             | Event::FlushWanted { shard } => *shard,
             Event::DiskFull(full) => {
@@ -409,6 +463,8 @@ impl<S: ShardStore> Host<S> {
             settings: &self.settings,
             now,
             disk_full: self.disk_full,
+            finishing: self.finishing,
+            room: &mut self.room,
             apply_bytes: 0,
             trail: &self.trail,
             parked: &mut self.parked,
@@ -430,6 +486,7 @@ impl<S: ShardStore> Host<S> {
             Event::Persisted { ready, .. } => shard.replica.persisted(ready),
             Event::Flushed { .. } => shard.flush.finished(),
             Event::FlushWanted { .. } => shard.flush.want(),
+            Event::CannotFlush { reason, .. } => shard.stop(reason),
             Event::Warmed { ticket, .. } => {
                 if let Some(waiting) = pass.parked.returned(ticket) {
                     shard.warmed(&mut pass, waiting);
@@ -449,6 +506,8 @@ impl<S: ShardStore> Host<S> {
             settings: &self.settings,
             now: self.now,
             disk_full: true,
+            finishing: self.finishing,
+            room: &mut self.room,
             apply_bytes: 0,
             trail: &self.trail,
             parked: &mut self.parked,
@@ -494,6 +553,8 @@ impl<S: ShardStore> Host<S> {
                     settings: &self.settings,
                     now,
                     disk_full: self.disk_full,
+                    finishing: self.finishing,
+                    room: &mut self.room,
                     apply_bytes,
                     trail: &self.trail,
                     parked: &mut self.parked,
@@ -533,6 +594,8 @@ impl<S: ShardStore> Host<S> {
                 settings: &self.settings,
                 now,
                 disk_full: self.disk_full,
+                finishing: self.finishing,
+                room: &mut self.room,
                 apply_bytes: 0,
                 trail: &self.trail,
                 parked: &mut self.parked,
@@ -666,6 +729,12 @@ impl<S: ShardStore> Host<S> {
     /// Sessions that follow marks at a shard.
     fn followers(&self, shard: ShardId) -> usize {
         self.shards[&shard].people.followers()
+    }
+
+    /// The worst sizes of what is proposed and not on its way to the disk.
+    fn unsent_bytes(&self) -> u64 {
+        let shards = self.shards.values();
+        shards.map(|shard| shard.proposals.unsent_bytes()).sum()
     }
 
     /// Watched (session, user) pairs.

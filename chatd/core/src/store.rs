@@ -249,6 +249,9 @@ pub trait ShardStore: raft::Storage + ReadRows {
 
     /// Bytes applied since the last freeze.
     fn unflushed_bytes(&self) -> u64;
+
+    /// Bytes of the log that no segment holds yet.
+    fn log_bytes(&self) -> u64;
 }
 
 #[cfg(test)]

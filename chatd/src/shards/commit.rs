@@ -17,17 +17,27 @@ use logstore::{
     replicas::ReplicaKey,
 };
 
-use super::{Shared, thread::ToThread};
-use crate::watch::{self, Role};
+mod round;
+
+use self::round::{CopyAllowance, Round, entries_in};
+use super::{Shared, room::Room, thread::ToThread};
+use crate::{
+    clock,
+    watch::{self, Role},
+};
 
 /// Requests merged into one commit.
 const MERGED: usize = 256;
 /// After a burst the last frame is proven durable by an empty one.
 const PROVE_AFTER: Duration = Duration::from_millis(5);
-/// How often entries that found no room are offered again.
+/// How often a round that the full disk has no file for is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(100);
-/// How often the log looks after its room: free space, old files, whom to flush.
-const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// How often the log looks after its room: free space, old files, whom to flush; and how
+/// soon a file that could not be prepared is tried again.
+const HOUSEKEEPING_MS: u64 = 250;
+
+/// A flush that found the disk full has tried again by then.
+const FLUSH_WAITS_MS: u64 = 3_000;
 
 /// What the log thread is told.
 pub(super) enum ToLog {
@@ -51,6 +61,8 @@ pub(super) enum ToLog {
         /// Its term.
         term: u64,
     },
+    /// A replica is not stepped any more: it will not be flushed.
+    Stuck(ReplicaKey),
     /// A flush found the disk full: give something up for it.
     RoomForFlush,
     /// A log file was prepared.
@@ -59,54 +71,74 @@ pub(super) enum ToLog {
     Stop,
 }
 
-/// What one pass of a shard thread wants durable.
+/// What one pass of a shard thread wants durable. Room for its entries was counted when
+/// they were proposed.
 #[derive(Default)]
 pub(super) struct Commit {
     pub(super) thread: usize,
     pub(super) appends: Vec<Append>,
     pub(super) readies: Vec<(ShardId, u64)>,
-    /// Nothing but what leaders begin with, which is taken on a full disk, too.
-    pub(super) begins: bool,
 }
 
 /// Owns the log.
 pub(super) struct LogThread {
-    pub(super) log: Log,
-    pub(super) queue: Receiver<ToLog>,
-    pub(super) pool: Sender<PrepareFile>,
-    pub(super) shared: Arc<Shared>,
+    log: Log,
+    queue: Receiver<ToLog>,
+    pool: Sender<PrepareFile>,
+    shared: Arc<Shared>,
     /// Replicas that are never stepped: they cannot be flushed.
-    pub(super) stuck: Vec<ReplicaKey>,
+    stuck: Vec<ReplicaKey>,
+    copies: CopyAllowance,
     /// Writes down the size of each write, to be replayed on a bare file.
-    pub(super) trace: Option<BufWriter<File>>,
-    /// What found no room. Shard threads bound what they have under way.
-    pub(super) held: Round,
+    trace: Option<BufWriter<File>>,
+    /// What is not durable yet. Shard threads bound what they have under way.
+    round: Round,
+    /// The worst size of an entry with one command.
+    entry_bytes: u64,
+    /// The room that shard threads were told of last.
+    published: Room,
+    /// Files in use when it was last looked whom to flush.
+    looked_at_files: usize,
     /// A log file could not be prepared: none is tried before.
-    pub(super) no_file_before: Option<Instant>,
-    pub(super) unproven: bool,
-}
-
-/// What is committed together, and who hears of it.
-#[derive(Default)]
-pub(super) struct Round {
-    appends: Vec<Append>,
-    persisted: Vec<(usize, Vec<(ShardId, u64)>)>,
-    flushed: Vec<(usize, ShardId, Box<Flushed>)>,
-}
-
-impl Round {
-    /// Something of one of these shards is in it.
-    fn has(&self, shards: &[(ShardId, u64)]) -> bool {
-        let mut readies = self.persisted.iter().flat_map(|(_, readies)| readies);
-        readies.any(|(shard, _)| shards.iter().any(|(other, _)| other == shard))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.appends.is_empty() && self.persisted.is_empty() && self.flushed.is_empty()
-    }
+    no_file_before_ms: Option<u64>,
+    /// A flush has found the disk full, and will try again.
+    flush_waits_until_ms: Option<u64>,
+    kept_house_ms: u64,
+    unproven: bool,
 }
 
 impl LogThread {
+    /// Shard threads may propose from now on.
+    pub(super) fn new(
+        log: Log,
+        queue: Receiver<ToLog>,
+        pool: Sender<PrepareFile>,
+        shared: Arc<Shared>,
+        stuck: Vec<ReplicaKey>,
+        entry_bytes: u64,
+        trace: Option<BufWriter<File>>,
+    ) -> Self {
+        let mut this = Self {
+            copies: CopyAllowance::new(log.stats().budget_bytes),
+            log,
+            queue,
+            pool,
+            shared,
+            stuck,
+            trace,
+            round: Round::default(),
+            entry_bytes,
+            published: Room::default(),
+            looked_at_files: 0,
+            no_file_before_ms: None,
+            flush_waits_until_ms: None,
+            kept_house_ms: 0,
+            unproven: false,
+        };
+        this.publish_room(0);
+        this
+    }
+
     /// Runs until it is told to stop, or a write or sync fails: then nothing more is
     /// acknowledged, and the node ends.
     pub(super) fn run(mut self) {
@@ -117,173 +149,108 @@ impl LogThread {
     }
 
     fn serve(&mut self) -> Result<(), LogError> {
-        let mut kept_house = Instant::now();
         loop {
-            let wait = match (self.unproven, self.held.is_empty()) {
-                (true, _) => PROVE_AFTER,
-                (false, false) => FULL_RETRY,
-                (false, true) => HOUSEKEEPING,
+            let wait = match (self.round.is_empty(), self.unproven) {
+                (false, _) => FULL_RETRY,
+                (true, true) => PROVE_AFTER,
+                (true, false) => Duration::from_millis(HOUSEKEEPING_MS),
             };
-            // What needs room, and what frees it: the second is never held up.
-            let (mut entries, mut control) = (Round::default(), Round::default());
-            let mut stop = false;
-            match watch::receive_within(&self.queue, wait) {
-                Ok(to) => stop |= self.take(to, &mut entries, &mut control),
-                Err(RecvTimeoutError::Timeout) => self.prove()?,
+            let first = match watch::receive_within(&self.queue, wait) {
+                Ok(to) => Some(to),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-            for _ in 1..MERGED {
-                let Ok(to) = self.queue.try_recv() else { break };
-                stop |= self.take(to, &mut entries, &mut control);
-            }
-            self.round(entries, control)?;
-            if kept_house.elapsed() >= HOUSEKEEPING {
-                self.keep_house()?;
-                kept_house = Instant::now();
-            }
-            if stop {
+            };
+            if self.step(clock::mono_ms(), first)? {
+                // A round that still waits was acknowledged to nobody.
                 return self.prove();
             }
         }
     }
 
+    /// Takes what has come, and commits it. True if it says stop.
+    pub(super) fn step(&mut self, now_ms: u64, first: Option<ToLog>) -> Result<bool, LogError> {
+        let mut stop = false;
+        match first {
+            Some(to) => stop |= self.take(now_ms, to),
+            None => self.prove()?,
+        }
+        for _ in 1..MERGED {
+            let Ok(to) = self.queue.try_recv() else { break };
+            stop |= self.take(now_ms, to);
+        }
+        self.commit_round()?;
+        if now_ms >= self.kept_house_ms + HOUSEKEEPING_MS {
+            self.kept_house_ms = now_ms;
+            self.keep_house(now_ms)?;
+        }
+        self.prepare_file(now_ms);
+        Ok(stop)
+    }
+
     /// True if it says stop.
-    fn take(&mut self, to: ToLog, entries: &mut Round, control: &mut Round) -> bool {
+    fn take(&mut self, now_ms: u64, to: ToLog) -> bool {
         match to {
-            ToLog::Commit(mut commit) => {
-                // Never before what the same shard wanted durable earlier.
-                let first = !entries.has(&commit.readies) && !self.held.has(&commit.readies);
-                let round = if commit.begins && first {
-                    control
-                } else {
-                    entries
-                };
-                round.appends.append(&mut commit.appends);
-                round.persisted.push((commit.thread, commit.readies));
-            }
+            ToLog::Commit(commit) => self.round.take_commit(commit),
             ToLog::Segments {
                 thread,
                 shard,
                 flushed,
             } => {
-                control.appends.push(Append::Segments {
-                    key: flushed.key,
-                    position: flushed.position,
-                    term: flushed.term,
-                    added: flushed.added(),
-                    removed: Vec::new(),
-                });
-                control.flushed.push((thread, shard, flushed));
+                self.flush_waits_until_ms = None;
+                self.round.take_segments(thread, shard, flushed);
             }
             ToLog::Compacted {
                 key,
                 position,
                 term,
-            } => {
-                control.appends.push(Append::CompactedTo {
-                    key,
-                    position,
-                    term,
-                });
+            } => self.round.take_compacted(key, position, term),
+            ToLog::Stuck(key) => {
+                if !self.stuck.contains(&key) {
+                    self.stuck.push(key);
+                }
             }
-            ToLog::RoomForFlush => match self.log.give_up_ballast() {
-                Ok(given) => tracing::warn!(given, "the disk is full: a flush needs room"),
-                Err(error) => tracing::error!(%error, "ballast cannot be given up"),
-            },
+            ToLog::RoomForFlush => {
+                // What is refused meanwhile is refused for the disk and not for the budget.
+                self.flush_waits_until_ms = Some(now_ms + FLUSH_WAITS_MS);
+                self.tell_full(true);
+                match self.log.give_up_ballast() {
+                    Ok(given) => tracing::warn!(given, "the disk is full: a flush needs room"),
+                    Err(error) => tracing::error!(%error, "ballast cannot be given up"),
+                }
+            }
             ToLog::Prepared(result) => {
-                let before = self.no_file_before.take();
+                let before = self.no_file_before_ms.take();
                 if let Err(error) = &result {
-                    self.no_file_before = Some(Instant::now() + HOUSEKEEPING);
+                    self.no_file_before_ms = Some(now_ms + HOUSEKEEPING_MS);
                     if before.is_none() {
                         tracing::warn!(%error, "a log file cannot be prepared; tried again until it can");
                     }
                 }
                 self.log.prepared(result);
+                self.publish_room(0);
             }
             ToLog::Stop => return true,
         }
         false
     }
 
-    fn round(&mut self, entries: Round, mut control: Round) -> Result<(), LogError> {
-        let frees_room = !control.is_empty();
-        if self.held.is_empty() {
-            // The common case: one write and one sync for everything. Control comes first:
-            // what a leader begins with stands before all that it goes on with.
-            let own = control.appends.len();
-            control.appends.extend(entries.appends);
-            match self.commit(&control.appends) {
-                Ok(()) => {
-                    control.persisted.extend(entries.persisted);
-                    self.tell(control);
-                }
-                Err(LogError::DiskFull { .. } | LogError::Full { .. }) => {
-                    self.held.appends = control.appends.split_off(own);
-                    self.held.persisted = entries.persisted;
-                    self.commit(&control.appends)?;
-                    self.tell(control);
-                    self.tell_full(true);
-                    self.want_flushes(0);
-                }
-                Err(error) => return Err(error),
-            }
-        } else {
-            self.held.appends.extend(entries.appends);
-            self.held.persisted.extend(entries.persisted);
-            self.commit(&control.appends)?;
-            self.tell(control);
-            self.log.reclaim()?;
-            self.offer_held()?;
-        }
-        if frees_room {
-            self.log.reclaim()?;
-        }
-        let may_try = self
-            .no_file_before
-            .is_none_or(|before| Instant::now() >= before);
-        if may_try
-            && let Some(job) = self.log.prepare_pool_file()
-            && watch::send(&self.pool, Role::Pool, job).is_err()
-        {
-            tracing::debug!("the pool thread has ended: the node is stopping");
-        }
-        Ok(())
-    }
-
-    fn offer_held(&mut self) -> Result<(), LogError> {
-        let held = std::mem::take(&mut self.held);
-        match self.commit(&held.appends) {
-            Ok(()) => {
-                self.tell(held);
-                let full = !self.check_space();
-                self.tell_full(full);
-                Ok(())
-            }
-            Err(LogError::DiskFull { .. } | LogError::Full { .. }) => {
-                self.held = held;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
-        if appends.is_empty() {
+    /// Makes durable what has come, and says so.
+    fn commit_round(&mut self) -> Result<(), LogError> {
+        if self.round.is_empty() {
             return Ok(());
         }
-        let started = Instant::now();
-        let committed = self.log.commit(appends)?;
-        self.count(
-            started.elapsed(),
-            appends.iter().map(entries_in).sum(),
-            committed.bytes,
-        );
-        self.trace(committed.bytes);
-        self.unproven = true;
-        Ok(())
-    }
-
-    fn tell(&self, round: Round) {
+        match self.commit() {
+            Ok(()) => {}
+            // Nothing was written. There was room for what is in it, so the disk has
+            // no file even for the reserve: nothing here could free one.
+            Err(LogError::DiskFull { .. } | LogError::Full { .. }) => {
+                self.tell_full(true);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        let round = std::mem::take(&mut self.round);
+        self.publish_room(round.counted_bytes);
         for (thread, readies) in round.persisted {
             self.shared
                 .send_to_thread(thread, ToThread::Persisted(readies));
@@ -292,27 +259,89 @@ impl LogThread {
             self.shared
                 .send_to_thread(thread, ToThread::Flushed(shard, flushed));
         }
+        if round.frees_room {
+            self.log.reclaim()?;
+            self.publish_room(0);
+        }
+        if round.frees_room || self.log.stats().live_files != self.looked_at_files {
+            self.want_flushes();
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), LogError> {
+        if self.round.appends.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let committed = self.log.commit_counted(&self.round.appends)?;
+        let worst = self.round.worst_bytes();
+        assert!(
+            worst.is_none_or(|worst| committed.bytes <= worst),
+            "{} bytes were written of what was counted as {worst:?} at most",
+            committed.bytes
+        );
+        let took = started.elapsed();
+        let entries = self.round.appends.iter().map(entries_in).sum();
+        self.count(took, entries, committed.bytes);
+        self.trace(committed.bytes);
+        self.copies.written(committed.bytes);
+        self.unproven = true;
+        Ok(())
+    }
+
+    /// Shard threads may propose into what there is now; `written` bytes of what they had
+    /// counted are in the log.
+    fn publish_room(&mut self, written: u64) {
+        let room = self.room();
+        let written = i64::try_from(written).unwrap_or(i64::MAX);
+        let more = room.ready_bytes - self.published.ready_bytes + written;
+        self.shared.room.change(more);
+        self.shared.room.set_free(room);
+        self.published = room;
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room::of(&self.log, self.entry_bytes)
     }
 
     fn prove(&mut self) -> Result<(), LogError> {
         if self.unproven {
             self.unproven = false;
             self.log.prove()?;
+            self.publish_room(0);
         }
         Ok(())
     }
 
-    fn keep_house(&mut self) -> Result<(), LogError> {
-        let accepting = self.check_space();
-        self.tell_full(!accepting || !self.held.is_empty());
-        let stats = self.log.stats();
-        self.want_flushes(stats.budget_bytes / 2);
-        // Replicas that nobody steps keep old files; near the bound they are moved.
-        let near = stats.live_bytes >= stats.budget_bytes / 4 * 3;
-        if near && !self.stuck.is_empty() {
-            self.log.copy_forward(&self.stuck)?;
+    fn prepare_file(&mut self, now_ms: u64) {
+        let may_try = self.no_file_before_ms.is_none_or(|before| now_ms >= before);
+        if may_try
+            && let Some(job) = self.log.prepare_pool_file()
+            && watch::send(&self.pool, Role::Pool, job).is_err()
+        {
+            tracing::debug!("the pool thread has ended: the node is stopping");
         }
+    }
+
+    fn keep_house(&mut self, now_ms: u64) -> Result<(), LogError> {
+        let accepting = self.check_space();
+        let flush_waits = self
+            .flush_waits_until_ms
+            .is_some_and(|until| now_ms < until);
+        let waits = flush_waits || !self.round.is_empty();
+        let no_file = self.no_file_before_ms.is_some();
+        self.tell_full(round::is_disk_full(
+            accepting,
+            waits,
+            no_file,
+            self.room(),
+            self.entry_bytes,
+        ));
+        self.want_flushes();
+        self.copy_forward()?;
         self.log.reclaim()?;
+        self.publish_room(0);
         Ok(())
     }
 
@@ -335,14 +364,45 @@ impl LogThread {
         }
     }
 
-    fn want_flushes(&self, behind_bytes: u64) {
-        for pin in self.log.pins(behind_bytes) {
-            let shard = ShardId(pin.key.shard);
+    fn flush_behind(&self) -> u64 {
+        let budget_bytes = self.log.stats().budget_bytes;
+        round::flush_behind(budget_bytes, self.room(), self.shared.room.capacity())
+    }
+
+    fn want_flushes(&mut self) {
+        self.looked_at_files = self.log.stats().live_files;
+        for pin in self.log.pins(self.flush_behind()) {
             if !self.stuck.contains(&pin.key) {
-                let thread = self.shared.thread_of(shard);
-                self.shared
-                    .send_to_thread(thread, ToThread::FlushWanted(shard));
+                self.shared.want_flush(ShardId(pin.key.shard));
             }
+        }
+    }
+
+    /// See [`round::is_stuck`].
+    fn copy_forward(&mut self) -> Result<(), LogError> {
+        if self.stuck.is_empty() {
+            return Ok(());
+        }
+        let oldest = self.log.pins_of_oldest();
+        let old = self.log.pins(self.flush_behind());
+        let file_bytes = self.log.stats().file_bytes;
+        if !round::is_stuck(&oldest, &old, &self.stuck) || !self.copies.take(file_bytes) {
+            return Ok(());
+        }
+        match self.log.copy_forward(&self.stuck) {
+            Ok(copied) => {
+                let (entries, damaged) = (copied.records, copied.damaged.len());
+                tracing::info!(
+                    entries,
+                    damaged,
+                    "entries of shards that are down were kept"
+                );
+                self.unproven = true;
+                Ok(())
+            }
+            // There is no file for the copies: they stay where they are.
+            Err(LogError::DiskFull { .. } | LogError::Full { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -366,6 +426,13 @@ impl LogThread {
     }
 }
 
+#[cfg(test)]
+impl LogThread {
+    pub(super) fn stats(&self) -> logstore::engine::LogStats {
+        self.log.stats()
+    }
+}
+
 /// Prepares log files, away from everybody. A file that cannot be prepared is one
 /// less: no failure of the node.
 pub(super) fn prepare_files(jobs: &Receiver<PrepareFile>, log: &Sender<ToLog>) {
@@ -374,12 +441,5 @@ pub(super) fn prepare_files(jobs: &Receiver<PrepareFile>, log: &Sender<ToLog>) {
         if watch::send(log, Role::Log, prepared).is_err() {
             return;
         }
-    }
-}
-
-fn entries_in(append: &Append) -> usize {
-    match append {
-        Append::Entries { entries, .. } => entries.len(),
-        _ => 0,
     }
 }

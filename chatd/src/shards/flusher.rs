@@ -2,21 +2,28 @@
 //! threads, and hands what it wrote to the log thread, whose entry is the commit
 //! point. One thread: flushes share the disk with the log, so they take turns.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use chat_core::host::Place;
 use chat_wire::ids::ShardId;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use logstore::{
     flush::{FlushError, FlushJob},
     shard::Retired,
 };
 
 use super::{Shared, commit::ToLog, thread::ToThread};
-use crate::watch::{self, Role};
+use crate::{
+    clock,
+    watch::{self, Role},
+};
 
 /// How long a flush that found the disk full waits before it is tried again.
-const FULL_RETRY: Duration = Duration::from_secs(1);
+const FULL_RETRY_MS: u64 = 1_000;
 
 /// What the flush thread is asked for.
 pub(super) enum ToFlusher {
@@ -33,17 +40,70 @@ pub(super) struct Flush {
     pub(super) job: Box<FlushJob>,
 }
 
-/// Runs until nobody can send it flushes any more, or a write fails: then the node
-/// ends, since a failed write is never tried again.
-pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc<Shared>) {
-    while let Ok(asked) = watch::receive(queue) {
-        let Flush { thread, shard, job } = match asked {
-            ToFlusher::Flush(flush) => flush,
-            ToFlusher::Free(retired) => {
-                drop(retired);
-                continue;
+/// The flush thread.
+pub(super) struct Flusher {
+    pub(super) queue: Receiver<ToFlusher>,
+    pub(super) log: Sender<ToLog>,
+    pub(super) shared: Arc<Shared>,
+    /// Flushes that found the disk full, and when they are tried again: one a shard at most.
+    again: VecDeque<(u64, usize, ShardId)>,
+}
+
+impl Flusher {
+    pub(super) fn new(queue: Receiver<ToFlusher>, log: Sender<ToLog>, shared: Arc<Shared>) -> Self {
+        Self {
+            queue,
+            log,
+            shared,
+            again: VecDeque::new(),
+        }
+    }
+
+    /// Runs until nobody can send it flushes any more, or a write fails: then the node
+    /// ends, since a failed write is never tried again.
+    pub(super) fn run(mut self) {
+        loop {
+            let asked = match self.again.front() {
+                None => watch::receive(&self.queue).map_err(|_| RecvTimeoutError::Disconnected),
+                Some((due_ms, _, _)) => {
+                    let wait_ms = due_ms.saturating_sub(clock::mono_ms());
+                    watch::receive_within(&self.queue, Duration::from_millis(wait_ms))
+                }
+            };
+            let asked = match asked {
+                Ok(asked) => Some(asked),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if !self.step(clock::mono_ms(), asked) {
+                return;
             }
-        };
+        }
+    }
+
+    /// Does what is asked, and says whose flush is to be tried again. False if it is over.
+    pub(super) fn step(&mut self, now_ms: u64, asked: Option<ToFlusher>) -> bool {
+        while let Some((_, thread, shard)) =
+            self.again.pop_front_if(|(due_ms, _, _)| *due_ms <= now_ms)
+        {
+            self.shared
+                .send_to_thread(thread, ToThread::FlushAgain(shard));
+        }
+        match asked {
+            // What is left when the node ends is written after its next start.
+            Some(ToFlusher::Flush(flush)) if !self.shared.stopping.load(Ordering::Acquire) => {
+                self.flush(now_ms, flush)
+            }
+            Some(ToFlusher::Free(retired)) => {
+                drop(retired);
+                true
+            }
+            Some(ToFlusher::Flush(_)) | None => true,
+        }
+    }
+
+    fn flush(&mut self, now_ms: u64, flush: Flush) -> bool {
+        let Flush { thread, shard, job } = flush;
         watch::about(Some(Place {
             shard,
             position: job.position(),
@@ -59,24 +119,23 @@ pub(super) fn run(queue: &Receiver<ToFlusher>, log: &Sender<ToLog>, shared: &Arc
             },
             Err(error @ FlushError::DiskFull { .. }) => {
                 tracing::warn!(shard = shard.0, %error, "a flush waits");
-                if watch::send(log, Role::Log, ToLog::RoomForFlush).is_err() {
-                    return;
-                }
                 // Whoever frees space does so outside of this process.
-                std::thread::sleep(FULL_RETRY);
-                shared.send_to_thread(thread, ToThread::FlushAgain(shard));
-                continue;
+                self.again
+                    .push_back((now_ms + FULL_RETRY_MS, thread, shard));
+                ToLog::RoomForFlush
             }
             Err(FlushError::Older(error)) => {
-                shared.shard_stopped(shard, error.to_string());
-                continue;
+                let reason = format!("its segments cannot be added to: {error}");
+                self.shared
+                    .send_to_thread(thread, ToThread::CannotFlush(shard, reason));
+                return true;
             }
             Err(error @ FlushError::Disk { .. }) => {
-                return shared.fail(format!("shard {shard} cannot be flushed: {error}"));
+                let reason = format!("shard {shard} cannot be flushed: {error}");
+                self.shared.fail(reason);
+                return false;
             }
         };
-        if watch::send(log, Role::Log, to).is_err() {
-            return;
-        }
+        watch::send(&self.log, Role::Log, to).is_ok()
     }
 }

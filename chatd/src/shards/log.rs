@@ -247,6 +247,10 @@ impl ShardStore for RaftStore {
     fn unflushed_bytes(&self) -> u64 {
         self.shard.memtable_bytes()
     }
+
+    fn log_bytes(&self) -> u64 {
+        self.log().bytes()
+    }
 }
 
 impl raft::Storage for RaftStore {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chat_core::placement::map::ShardMap;
+use chat_core::{host::largest_entry_bytes, placement::map::ShardMap};
 use chat_wire::ids::{NodeId, ReplicaId, mix64};
 use logstore::{
     cache::BlockCache,
@@ -17,7 +17,7 @@ use logstore::{
     shard::{Shard, ShardError},
 };
 
-use super::{Config, DownShard, Panicked, StartError, renewal::Losses};
+use super::{Config, DownShard, Panicked, StartError, renewal::Losses, room};
 
 /// What a data directory holds.
 pub(super) struct Opened {
@@ -38,7 +38,11 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
         mut replicas,
         damaged,
         ..
-    } = engine::open(Arc::clone(&config.storage), config.engine.clone())?;
+    } = {
+        let largest = largest_entry_bytes(&config.host.limits);
+        room::check(&config.engine, largest, usize::from(config.shards) + 1)?;
+        engine::open(Arc::clone(&config.storage), config.engine.clone())?
+    };
     if replicas.is_empty() && damaged.is_empty() {
         replicas = create_shards(&mut log, config.shards)?;
     }
@@ -48,6 +52,9 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     let map = Arc::new(ShardMap::even(
         known.copied().max().unwrap_or(config.shards),
     ));
+    // The data may have more shards than the settings of its first start say now.
+    let largest = largest_entry_bytes(&config.host.limits);
+    room::check(&config.engine, largest, map.len() + 1)?;
     let mut stuck: Vec<_> = damaged.iter().map(|damaged| damaged.key).collect();
     let found = replicas
         .values()
@@ -64,7 +71,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     }
     let mut down = damaged.iter().map(down_shard).collect();
     stuck.extend(take_panicked(config, &mut replicas, &mut down));
-    let shards = open_shards(config, replicas, &mut down)?;
+    let shards = open_shards(config, replicas, &mut down, &mut stuck)?;
     let lost = loss::pending(&*config.storage).map_err(|source| StartError::Io {
         what: "the notes of accepted losses cannot be read",
         source,
@@ -133,6 +140,7 @@ fn open_shards(
     config: &Config,
     replicas: BTreeMap<u16, Recovered>,
     down: &mut Vec<DownShard>,
+    stuck: &mut Vec<ReplicaKey>,
 ) -> Result<Vec<Shard>, StartError> {
     let files = SegmentFiles::new(
         Arc::clone(&config.storage),
@@ -156,10 +164,13 @@ fn open_shards(
             Err(error @ ShardError::UnknownSegment { .. }) => {
                 return Err(StartError::Segment(error));
             }
-            Err(error) => down.push(DownShard {
-                shard: number,
-                reason: error.to_string(),
-            }),
+            Err(error) => {
+                stuck.push(key);
+                down.push(DownShard {
+                    shard: number,
+                    reason: error.to_string(),
+                });
+            }
         }
     }
     Ok(shards)

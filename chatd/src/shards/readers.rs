@@ -53,19 +53,24 @@ pub(super) fn start(
 /// Runs until nobody can ask any more.
 fn run(queue: &Receiver<Warm>, shared: &Arc<Shared>) {
     while let Ok(warm) = watch::receive(queue) {
-        let Warm {
-            thread,
-            shard,
-            ticket,
-            lookup,
-            segments,
-        } = warm;
-        let rows = SegmentRows(segments);
-        lookup.warm(&rows);
-        // Before it is told: maps and memtables that only this read still held go here.
-        drop(rows);
-        shared.send_to_thread(thread, ToThread::Warmed(shard, ticket));
+        read(warm, shared);
     }
+}
+
+/// Reads what is asked for, and says so.
+pub(super) fn read(warm: Warm, shared: &Shared) {
+    let Warm {
+        thread,
+        shard,
+        ticket,
+        lookup,
+        segments,
+    } = warm;
+    let rows = SegmentRows(segments);
+    lookup.warm(&rows);
+    // Before it is told: maps and memtables that only this read still held go here.
+    drop(rows);
+    shared.send_to_thread(thread, ToThread::Warmed(shard, ticket));
 }
 
 /// What segments hold, as the core reads it.

@@ -6,6 +6,10 @@ use serde::Serialize;
 
 use crate::metrics::{Metrics, Thread};
 
+/// When the log has had no room for so long, the node is not ready. A full disk is: it
+/// serves reads.
+const NO_ROOM_MS: u64 = 5_000;
+
 /// How a node is.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeStatus {
@@ -60,6 +64,8 @@ pub struct ShardReport {
     pub outbox_age_ms: u64,
     /// For how long the slowest connected device has not taken its next event, in ms.
     pub inbox_lag_ms: u64,
+    /// For how long requests have found no room in the log, in ms.
+    pub no_room_ms: u64,
     /// Why it stopped, if it did.
     pub stopped: Option<String>,
 }
@@ -96,9 +102,9 @@ impl NodeStatus {
         let ready = silent_threads == 0
             && failed.is_none()
             && down.is_empty()
-            && shards
-                .iter()
-                .all(|report| report.serves && report.stopped.is_none());
+            && shards.iter().all(|report| {
+                report.serves && report.stopped.is_none() && report.no_room_ms < NO_ROOM_MS
+            });
         Self {
             node: format!("{:016x}", node.0),
             epoch: map.epoch,
@@ -160,6 +166,7 @@ impl ShardReport {
             outbox_entries: status.outbox_entries,
             outbox_age_ms: status.outbox_age_ms,
             inbox_lag_ms: status.inbox_lag_ms,
+            no_room_ms: status.no_room_ms,
             stopped: status.stopped,
         }
     }

@@ -48,9 +48,11 @@ fn ready(node: Node) -> Node {
     node
 }
 
+mod stepped;
+
 fn engine_options() -> engine::Options {
     engine::Options {
-        file_bytes: 1 << 20,
+        file_bytes: 2 << 20,
         budget_bytes: 16 << 20,
         stop_free_bytes: 0,
         resume_free_bytes: 0,

@@ -53,6 +53,9 @@ pub(super) const SHARD_EVENTS: usize = 24 * 1024;
 pub(super) const QUEUE_EVENTS: usize = 25 * 1024;
 /// Commits a thread has under way; above it takes events but steps no shard.
 pub(super) const COMMITS_IN_FLIGHT: usize = 64;
+/// At its end a thread waits for its commits for so long: a disk that takes nothing must not
+/// keep the node.
+const STOP_AT_MOST_MS: u64 = 5_000;
 /// Events taken before the shards are stepped: larger batches cost latency.
 const EVENTS_A_PASS: usize = 1024;
 
@@ -68,6 +71,8 @@ pub(super) enum ToThread {
     Flushed(ShardId, Box<Flushed>),
     /// By the flush thread: the disk was full, try again.
     FlushAgain(ShardId),
+    /// By the flush thread: what was frozen cannot be written, and why.
+    CannotFlush(ShardId, String),
     /// By a reader thread: what a read of this shard needs is in memory.
     Warmed(ShardId, u64),
     /// By the log thread: its budget needs this shard flushed.
@@ -116,12 +121,12 @@ impl Thread {
 
     /// Runs until it is told to stop, or the node fails.
     pub(super) fn run(mut self) {
-        let mut stopping = false;
-        self.step_shards();
-        self.renew();
+        let mut stop_by_ms: Option<u64> = None;
+        self.step(clock::now());
         loop {
+            let mut stop = false;
             match watch::receive_within(&self.queue, self.wait()) {
-                Ok(event) => stopping |= self.take(event),
+                Ok(event) => stop |= self.take(clock::now(), event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -129,24 +134,37 @@ impl Thread {
                 let Ok(event) = self.queue.try_recv() else {
                     break;
                 };
-                stopping |= self.take(event);
+                stop |= self.take(clock::now(), event);
+            }
+            let now = clock::now();
+            if stop {
+                self.host.finish();
+                stop_by_ms = Some(now.mono_ms + STOP_AT_MOST_MS);
             }
             if self.shared.failed.load(Ordering::Acquire) {
                 return;
             }
-            self.step_shards();
-            self.renew();
-            if stopping && self.commits_in_flight == 0 {
-                return;
+            self.step(now);
+            if let Some(by_ms) = stop_by_ms {
+                if self.commits_in_flight == 0 {
+                    return;
+                }
+                if now.mono_ms >= by_ms {
+                    let commits = self.commits_in_flight;
+                    tracing::warn!(commits, "the disk is behind: what it has not taken is left");
+                    return;
+                }
             }
         }
     }
 
-    /// Before the next event is taken: a shard that leads since this pass has served
-    /// nothing yet.
-    fn renew(&mut self) {
+    /// One pass over the shards.
+    pub(super) fn step(&mut self, now: Now) {
+        self.step_shards(now);
+        // Before the next event is taken: a shard that leads since this pass has served
+        // nothing yet.
         if !self.renewals.is_empty() {
-            let (now, host) = (clock::now(), &mut self.host);
+            let host = &mut self.host;
             self.renewals
                 .retain_mut(|renewal| !renewal.advance(now, host));
         }
@@ -159,8 +177,7 @@ impl Thread {
     }
 
     /// Hands an event to the host. True if it says stop.
-    fn take(&mut self, event: ToThread) -> bool {
-        let now = clock::now();
+    pub(super) fn take(&mut self, now: Now, event: ToThread) -> bool {
         match event {
             ToThread::Session(to) => self.host.step(now, Event::Session(to)),
             ToThread::Shard(message) => self.host.step(now, Event::Shard(*message)),
@@ -174,6 +191,9 @@ impl Thread {
             ToThread::FlushAgain(shard) => {
                 self.flushing.remove(&shard);
                 self.flush(shard);
+            }
+            ToThread::CannotFlush(shard, reason) => {
+                self.host.step(now, Event::CannotFlush { shard, reason });
             }
             ToThread::Warmed(shard, ticket) => {
                 self.host.step(now, Event::Warmed { shard, ticket });
@@ -221,20 +241,16 @@ impl Thread {
         self.flush(shard);
     }
 
-    fn step_shards(&mut self) {
+    fn step_shards(&mut self, now: Now) {
         if self.commits_in_flight >= COMMITS_IN_FLIGHT {
             return;
         }
-        let now = clock::now();
         let mut effects = std::mem::take(&mut self.effects);
+        self.host.lend(self.shared.room.lend());
         self.host.poll(now, &mut effects);
+        self.shared.room.give_back(self.host.give_back());
         let mut commit = Commit {
             thread: self.index,
-            ..Commit::default()
-        };
-        let mut begins = Commit {
-            thread: self.index,
-            begins: true,
             ..Commit::default()
         };
         for effect in effects.drain(..) {
@@ -246,10 +262,7 @@ impl Thread {
                     hard_state,
                     ..
                 } => {
-                    let only =
-                        !entries.is_empty() && entries.iter().all(|entry| entry.payload.is_empty());
-                    let to = if only { &mut begins } else { &mut commit };
-                    self.collect(to, shard, ready, entries, hard_state);
+                    self.collect(&mut commit, shard, ready, entries, hard_state);
                 }
                 Effect::ToSession { session, message } => {
                     // A session that is gone needs nothing any more.
@@ -262,15 +275,16 @@ impl Thread {
                     ticket,
                     lookup,
                 } => self.warm(now, shard, ticket, lookup),
-                Effect::Stop { shard, reason } => self.shared.shard_stopped(shard, reason),
+                Effect::Stop { shard, reason } => {
+                    self.shared.shard_stopped(shard, reason);
+                    self.send_to_log(ToLog::Stuck(self.replicas[&shard]));
+                }
             }
         }
         self.effects = effects;
-        for commit in [begins, commit] {
-            if !commit.readies.is_empty() {
-                self.commits_in_flight += 1;
-                self.send_to_log(ToLog::Commit(commit));
-            }
+        if !commit.readies.is_empty() {
+            self.commits_in_flight += 1;
+            self.send_to_log(ToLog::Commit(commit));
         }
         self.count();
     }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod bounds;
+mod budget;
 mod client;
 mod descriptors;
 mod full_disk;

@@ -208,6 +208,10 @@ impl Node {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }

@@ -14,6 +14,7 @@ mod write;
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -27,6 +28,8 @@ use serde_json::Value;
 
 use read::{Device, Everything};
 
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The first release.
 const FIRST: &str = "d7917fb";
 /// Small enough that little makes segments: the bounds of the first release.
@@ -165,6 +168,38 @@ fn data_of_the_first_release_reads_as_it_did_and_goes_on() {
         last = id(event);
     }
     assert_kept(&node, &answers.acknowledged);
+    assert!(node.terminate().expect("it ends").success());
+}
+
+/// It was stuck for good: every SEND was refused, with an empty disk, after every restart.
+#[test]
+fn a_node_of_the_first_release_whose_log_is_full_gets_out_by_itself() {
+    let answers = answers(FIRST, "stuck");
+    let mut node = unpacked(FIRST, "stuck", &[&SMALL[2..], &[BUDGET]].concat());
+    node.restart().expect("it opens, and is ready");
+    // Several times what the log holds.
+    let text = "x".repeat(65_000);
+    let began = Instant::now();
+    let mut carol = Device::new(&node, "carol");
+    for number in 0..300 {
+        let send = serde_json::json!({
+            "clientMsgId": write::id(5_000 + number),
+            "to": { "name": "dave" },
+            "content": { "text": text },
+        });
+        while let Err(error) = carol.send(&send) {
+            assert!(began.elapsed() < PATIENCE, "SEND {number}: {error}");
+        }
+    }
+    drop(carol);
+    let full = |one: &Acknowledged| Acknowledged {
+        name: one.name.clone(),
+        send: with_long_text(one.send.clone()),
+        sent: one.sent.clone(),
+    };
+    let acknowledged: Vec<_> = answers.acknowledged.iter().map(full).collect();
+    assert!(!acknowledged.is_empty());
+    assert_kept(&node, &acknowledged);
     assert!(node.terminate().expect("it ends").success());
 }
 

@@ -45,7 +45,7 @@ fn node(binary: &Path, settings: &[&str]) -> anyhow::Result<Node> {
     })
 }
 
-fn id(number: u64) -> String {
+pub(crate) fn id(number: u64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("a clock");

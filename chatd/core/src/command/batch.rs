@@ -118,6 +118,12 @@ impl BatchBuilder {
         self.count == 0
     }
 
+    /// The length of the payload with another command.
+    #[must_use]
+    pub fn bytes_with(&self, command: &Command, body: &[u8]) -> usize {
+        self.out.len() + COMMAND_HEADER_BYTES + command.meta_len() + body.len()
+    }
+
     /// How many were added.
     #[must_use]
     pub const fn count(&self) -> u32 {

@@ -134,7 +134,8 @@ impl<S: ShardStore> Shard<S> {
             return Ok(());
         }
         self.acks.flushed_ms = now_ms;
-        if pass.disk_full || !self.serves() {
+        // Without room they are collected on: cursors and marks only grow.
+        if pass.disk_full || !self.serves() || self.proposals.is_short() {
             return Ok(());
         }
         let mut devices = Vec::new();

@@ -8,7 +8,8 @@ use chat_wire::{
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{
-    Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, requests::disk_full, shard::Shard,
+    Pass, lookup::Lookup, parked::Purpose, proposals::Waiter, requests::disk_full, room::no_room,
+    shard::Shard,
 };
 use crate::{
     command::{self, Command, Rules},
@@ -121,7 +122,15 @@ impl<S: ShardStore> Shard<S> {
         }
     }
 
-    /// The disk is full, and nothing can be written: a device that is known begins a
+    /// Its command has waited for room in the log for too long.
+    pub(super) fn attach_without_room(&mut self, pass: &mut Pass<'_>, waiting: WaitingAttach) {
+        // Unless the connection was lost meanwhile.
+        if self.attaching.gone(waiting.attach.session) {
+            self.attach_to_read(pass, waiting.attach, waiting.cursor);
+        }
+    }
+
+    /// The disk or the log is full, and nothing can be written: a device that is known begins a
     /// session that reads. Its command is run and dropped, so the log does not learn that
     /// it was here; what it acknowledges waits for room.
     fn attach_to_read(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: u64) {
@@ -147,7 +156,14 @@ impl<S: ShardStore> Shard<S> {
             Ok(Some(Answer::Refused(refusal))) => {
                 pass.tell(session, ToSession::Close(refusal));
             }
-            Ok(_) => pass.tell(session, ToSession::Close(disk_full())),
+            Ok(_) => {
+                let refusal = if pass.disk_full {
+                    disk_full()
+                } else {
+                    no_room()
+                };
+                pass.tell(session, ToSession::Close(refusal));
+            }
             Err(unreadable) => self.stop(unreadable.to_string()),
         }
     }

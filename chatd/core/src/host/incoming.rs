@@ -76,7 +76,8 @@ impl<S: ShardStore> Shard<S> {
         from: ShardId,
         items: Vec<OutboxItem>,
     ) {
-        if !self.serves() || pass.disk_full {
+        let room = pass.room.takes_deliveries(self.log_bytes());
+        if !self.serves() || pass.disk_full || pass.finishing || !room {
             return;
         }
         if let Err(unreadable) = self.propose_arrived(from, items) {

@@ -73,7 +73,8 @@ impl<S: ShardStore> Shard<S> {
 
     /// Marks of readers elsewhere arrive. Without room they come again.
     pub(super) fn marks_arrive(&mut self, pass: &mut Pass<'_>, marks: &[RemoteMark]) {
-        if self.serves() && !pass.disk_full {
+        let room = pass.room.takes_deliveries(self.log_bytes());
+        if self.serves() && !pass.disk_full && !pass.finishing && room {
             for marks in marks.chunks(MARKS_A_MESSAGE) {
                 let command = Marks {
                     marks: marks.to_vec(),

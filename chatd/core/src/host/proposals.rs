@@ -5,7 +5,10 @@ use bytes::Bytes;
 use chat_wire::ids::{ClientId, SessionId};
 use std::collections::VecDeque;
 
-use super::attach::WaitingAttach;
+use super::{
+    attach::WaitingAttach,
+    room::{RETRY_ROOM_MS, Room},
+};
 use crate::{
     command::{BatchBuilder, Command},
     message::{Now, Origin},
@@ -61,6 +64,17 @@ struct Queued {
     waiter: Waiter,
 }
 
+impl Queued {
+    /// What a shard must say before it serves: a few small commands a start, for which the
+    /// reserve of the log has room.
+    const fn begins(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Bootstrap(_) | Command::Settings(_) | Command::Incarnation(_)
+        )
+    }
+}
+
 /// An entry in flight.
 #[derive(Debug)]
 struct Proposed {
@@ -75,6 +89,12 @@ pub(super) struct Proposals {
     queue: VecDeque<Queued>,
     bytes: usize,
     in_flight: VecDeque<Proposed>,
+    /// The worst sizes of entries that are proposed and not on their way to the disk.
+    unsent_bytes: u64,
+    /// Since when the first command finds no room in the log.
+    short_since_ms: Option<u64>,
+    /// When it looks again.
+    look_again_ms: u64,
 }
 
 impl Proposals {
@@ -118,42 +138,91 @@ impl Proposals {
         self.in_flight.len() < MAX_ENTRIES_IN_FLIGHT
     }
 
-    /// Proposes one entry of what waits. Its number of commands; 0 if nothing was
-    /// proposed.
+    /// Whether the first command finds no room in the log.
+    pub(super) const fn is_short(&self) -> bool {
+        self.short_since_ms.is_some()
+    }
+
+    /// Since when.
+    pub(super) const fn short_since_ms(&self) -> Option<u64> {
+        self.short_since_ms
+    }
+
+    /// When it looks again.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        self.short_since_ms.map(|_| self.look_again_ms)
+    }
+
+    /// Proposes one entry of what waits, as far as there is room for it in the log. Its
+    /// number of commands; 0 if nothing was proposed.
     pub(super) fn propose<S: ShardStore>(
         &mut self,
         replica: &mut Replica<S>,
-        now: Now,
-        epoch: u32,
+        (now, epoch): (Now, u32),
+        entry_bytes: usize,
+        room: &mut Room,
     ) -> u32 {
+        if self.queue.is_empty() {
+            self.short_since_ms = None;
+        }
         if self.queue.is_empty() || !self.can_propose() || !replica.is_leader() {
             return 0;
         }
         let mut batch = BatchBuilder::new(now.unix_ms, epoch);
         let mut waiters = Vec::new();
+        let mut reserve = false;
         while !batch.is_full()
-            && let Some(queued) = self.queue.pop_front()
+            && let Some(next) = self.queue.front()
         {
+            let bytes = batch.bytes_with(&next.command, &next.body);
+            let first = batch.is_empty();
+            if !first && bytes > entry_bytes {
+                break;
+            }
+            if reserve || !room.fits(bytes) {
+                reserve = (first || reserve) && next.begins();
+                if !reserve {
+                    break;
+                }
+            }
+            let Some(queued) = self.queue.pop_front() else {
+                break;
+            };
             self.bytes -= queued.body.len();
             batch.push(&queued.command, &queued.body);
             waiters.push(queued.waiter);
         }
+        if batch.is_empty() {
+            self.short_since_ms.get_or_insert(now.mono_ms);
+            self.look_again_ms = now.mono_ms + RETRY_ROOM_MS;
+            return 0;
+        }
+        self.short_since_ms = None;
         let count = batch.count();
-        self.propose_entry(replica, batch, waiters);
+        self.propose_entry(replica, batch, waiters, |bytes| {
+            if reserve {
+                room.take_reserve(bytes)
+            } else {
+                room.take(bytes)
+            }
+        });
         count
     }
 
-    /// Proposes a command in an entry of its own, before all that waits.
+    /// Proposes a command in an entry of its own, before all that waits. It frees room, and
+    /// so may take the reserve.
     pub(super) fn propose_alone<S: ShardStore>(
         &mut self,
         replica: &mut Replica<S>,
         command: &Command,
-        now: Now,
-        epoch: u32,
+        (now, epoch): (Now, u32),
+        room: &mut Room,
     ) {
         let mut batch = BatchBuilder::new(now.unix_ms, epoch);
         batch.push(command, &[]);
-        self.propose_entry(replica, batch, vec![Waiter::Nobody]);
+        self.propose_entry(replica, batch, vec![Waiter::Nobody], |bytes| {
+            room.take_reserve(bytes)
+        });
     }
 
     fn propose_entry<S: ShardStore>(
@@ -161,15 +230,60 @@ impl Proposals {
         replica: &mut Replica<S>,
         batch: BatchBuilder,
         waiters: Vec<Waiter>,
+        take: impl FnOnce(usize) -> u64,
     ) {
         // A leader refuses only when far more is uncommitted than may be in flight
         // here; a proposal without a position fails like one whose term ended.
-        let (position, term) = replica.propose(batch.finish()).unwrap_or((0, 0));
+        let payload = batch.finish();
+        let bytes = payload.len();
+        let proposed = replica.propose(payload);
+        if proposed.is_some() {
+            self.unsent_bytes += take(bytes);
+        }
+        let (position, term) = proposed.unwrap_or((0, 0));
         self.in_flight.push_back(Proposed {
             position,
             term,
             waiters,
         });
+    }
+
+    /// An entry is on its way to the disk, with this worst size.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        let left = self.unsent_bytes.checked_sub(bytes);
+        self.unsent_bytes = left.expect("what goes to the disk was counted when it was proposed");
+    }
+
+    /// The shard has stopped: what was proposed and is not on its way to the disk never will
+    /// be. Its worst size.
+    pub(super) const fn take_unsent(&mut self) -> u64 {
+        std::mem::replace(&mut self.unsent_bytes, 0)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn unsent_bytes(&self) -> u64 {
+        self.unsent_bytes
+    }
+
+    /// The node ends: what comes again from other shards is not begun.
+    pub(super) fn drop_own(&mut self) {
+        let asked = |queued: &Queued| queued.begins() || queued.waiter.session().is_some();
+        self.queue.retain(asked);
+        self.bytes = self.queue.iter().map(|queued| queued.body.len()).sum();
+    }
+
+    /// Who waits for a command that was not proposed; the command is dropped.
+    pub(super) fn take_queued_waiters(&mut self) -> Vec<Waiter> {
+        let mut waiters = Vec::new();
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.waiter.session().is_some() {
+                self.bytes -= queued.body.len();
+                waiters.push(queued.waiter);
+            } else {
+                self.queue.push_back(queued);
+            }
+        }
+        waiters
     }
 
     /// The waiters of the entry that is applied now, one a command. Those of entries
@@ -198,14 +312,7 @@ impl Proposals {
                 waiters.push(std::mem::replace(waiter, Waiter::Nobody));
             }
         }
-        for queued in std::mem::take(&mut self.queue) {
-            if queued.waiter.session().is_some() {
-                self.bytes -= queued.body.len();
-                waiters.push(queued.waiter);
-            } else {
-                self.queue.push_back(queued);
-            }
-        }
+        waiters.extend(self.take_queued_waiters());
         waiters.retain(|waiter| waiter.session().is_some());
         waiters
     }

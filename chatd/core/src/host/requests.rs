@@ -6,7 +6,7 @@ use chat_wire::{
     ids::{ClientId, ShardId},
 };
 
-use super::{Pass, proposals::Waiter, shard::Shard};
+use super::{Pass, proposals::Waiter, room::no_room, shard::Shard};
 use crate::{
     command,
     message::{Origin, Request, Says, ToSession, ToShard},
@@ -157,6 +157,10 @@ impl<S: ShardStore> Shard<S> {
     ) {
         if let Err(refusal) = self.may_write(pass) {
             return super::shard::refuse(pass, waiter, refusal);
+        }
+        if !pass.room.takes_requests(self.log_bytes()) {
+            self.count_no_room(pass);
+            return super::shard::refuse(pass, waiter, no_room());
         }
         if let Err(waiter) = self.proposals.push(command, body, waiter) {
             let full = "the shard's queue is full: try again";

@@ -16,6 +16,8 @@ use super::{
     outgoing::Outgoing,
     people::People,
     proposals::{Proposals, Waiter},
+    requests::disk_full,
+    room::{MAX_WAIT_MS, no_room},
 };
 use crate::{
     command::{Command, Flush, Settings},
@@ -23,7 +25,7 @@ use crate::{
     message::{Now, Says, ToSession},
     replica::Replica,
     shard::entry::Cache,
-    store::{ShardStore, Unreadable},
+    store::{LogEntry, ShardStore, Unreadable},
 };
 
 /// Slots of the cache of small rows, a shard.
@@ -59,6 +61,35 @@ pub(super) struct Shard<S: ShardStore> {
     pub(super) relay: Relay,
     pub(super) people: People,
     pub(super) stopped: Option<Stopped>,
+    pub(super) no_room: NoRoom,
+}
+
+/// Since when requests find no room in the log, although the shard has no more of it than
+/// its part: one that has more waits for its own sake.
+#[derive(Debug, Default)]
+pub(super) struct NoRoom {
+    since_ms: u64,
+    /// The last one.
+    last_ms: u64,
+}
+
+impl NoRoom {
+    /// For so long nobody may ask before it counts as over.
+    const QUIET_MS: u64 = 2 * MAX_WAIT_MS;
+
+    fn refused(&mut self, now_ms: u64) {
+        if self.last_ms == 0 || now_ms > self.last_ms + Self::QUIET_MS {
+            self.since_ms = now_ms;
+        }
+        self.last_ms = now_ms;
+    }
+
+    fn for_ms(&self, now_ms: u64) -> u64 {
+        if self.last_ms == 0 || now_ms > self.last_ms + Self::QUIET_MS {
+            return 0;
+        }
+        self.last_ms - self.since_ms
+    }
 }
 
 /// Why a shard stopped.
@@ -117,6 +148,7 @@ impl<S: ShardStore> Shard<S> {
             relay: Relay::default(),
             people: People::default(),
             stopped: None,
+            no_room: NoRoom::default(),
         }
     }
 
@@ -140,6 +172,8 @@ impl<S: ShardStore> Shard<S> {
             stopped.told = true;
             let reason = stopped.reason.clone();
             self.end_everything(pass, &reason);
+            // It is not stepped any more, so what it has proposed goes nowhere.
+            pass.room.put_back(self.proposals.take_unsent());
             pass.effects.push(Effect::Stop {
                 shard: self.id,
                 reason,
@@ -156,13 +190,17 @@ impl<S: ShardStore> Shard<S> {
         }
         self.take_ready(pass)?;
         if self.leads {
-            self.on_time(pass)?;
+            if !pass.finishing {
+                self.on_time(pass)?;
+            }
             self.propose(pass);
             self.take_ready(pass)?;
             self.send_pages(pass);
             self.send_outboxes(pass)?;
         }
-        let proposable = self.proposals.queued() > 0 && self.proposals.can_propose();
+        let proposable = self.proposals.queued() > 0
+            && self.proposals.can_propose()
+            && !self.proposals.is_short();
         let more = self.leads && (proposable || self.delivery.wants_pages());
         Ok(more || (!self.committed.is_empty() && !self.flush.blocked))
     }
@@ -174,6 +212,8 @@ impl<S: ShardStore> Shard<S> {
             && let Some(taken) = self.replica.take()
         {
             if let Some(persist) = taken.persist {
+                let bytes = |entry: &LogEntry| pass.room.cost(entry.payload.len());
+                self.proposals.sent(persist.entries.iter().map(bytes).sum());
                 pass.effects.push(Effect::Persist {
                     shard: self.id,
                     replica: self.replica.id(),
@@ -201,20 +241,62 @@ impl<S: ShardStore> Shard<S> {
         let epoch = pass.settings.map.epoch;
         let bytes = self.replica.store().unflushed_bytes();
         let old = self.flush.wanted && self.applied > self.replica.store().flushed();
-        let due = bytes >= pass.settings.flush_bytes || old;
+        let heavy = self.flush.running == 0
+            && self.applied > self.replica.store().flushed()
+            && pass.room.wants_flush(self.log_bytes(), shards(pass));
+        let due = (bytes >= pass.settings.flush_bytes || old || heavy) && !pass.finishing;
         // One that is running and one that waits: a third would stop the applying.
         if due && !self.flush.proposed && self.flush.running < 2 {
             self.flush.proposed = true;
             self.flush.wanted = false;
             let flush = Command::Flush(Flush {});
             self.proposals
-                .propose_alone(&mut self.replica, &flush, pass.now, epoch);
+                .propose_alone(&mut self.replica, &flush, (pass.now, epoch), pass.room);
         }
-        let commands = self.proposals.propose(&mut self.replica, pass.now, epoch);
+        let commands = self.proposals.propose(
+            &mut self.replica,
+            (pass.now, epoch),
+            pass.settings.entry_bytes,
+            pass.room,
+        );
         if commands > 0 {
             pass.counters.entries += 1;
             pass.counters.commands += u64::from(commands);
         }
+        let waited = |since| pass.now.mono_ms >= since + MAX_WAIT_MS;
+        if self.proposals.short_since_ms().is_some_and(waited) {
+            self.refuse_without_room(pass);
+        }
+    }
+
+    /// There was no room in the log for too long: nobody waits for what may be written
+    /// much later.
+    fn refuse_without_room(&mut self, pass: &mut Pass<'_>) {
+        let refusal = if pass.disk_full {
+            disk_full()
+        } else {
+            no_room()
+        };
+        for waiter in self.proposals.take_queued_waiters() {
+            self.count_no_room(pass);
+            match waiter {
+                Waiter::Attach(waiting) => self.attach_without_room(pass, *waiting),
+                waiter => refuse(pass, waiter, refusal.clone()),
+            }
+        }
+    }
+
+    /// A request found no room.
+    pub(super) fn count_no_room(&mut self, pass: &mut Pass<'_>) {
+        pass.counters.no_room += 1;
+        if !pass.disk_full && pass.room.is_light(self.log_bytes(), shards(pass)) {
+            self.no_room.refused(pass.now.mono_ms);
+        }
+    }
+
+    /// What the shard has of the log, all in all.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.replica.store().log_bytes()
     }
 
     /// Pages for sessions behind the head, and receipts behind their versions.
@@ -263,6 +345,7 @@ impl<S: ShardStore> Shard<S> {
         [
             slow,
             repeat,
+            self.proposals.due_ms(),
             self.acks.due_ms(settings),
             self.outgoing.due_ms(),
             self.relay.due_ms(),
@@ -351,6 +434,7 @@ impl<S: ShardStore> Shard<S> {
             outbox_entries,
             outbox_age_ms: age(outbox_since),
             inbox_lag_ms: age(self.delivery.slowest_since_ms()),
+            no_room_ms: self.no_room.for_ms(now.mono_ms),
             generation: self
                 .settings
                 .as_ref()
@@ -358,6 +442,11 @@ impl<S: ShardStore> Shard<S> {
             stopped: self.stopped.as_ref().map(|stopped| stopped.reason.clone()),
         }
     }
+}
+
+/// All shards, with the system's.
+fn shards(pass: &Pass<'_>) -> usize {
+    pass.settings.map.len() + 1
 }
 
 /// Tells whoever waits for a command that it came to nothing.

@@ -8,6 +8,7 @@ mod everything;
 mod groups;
 mod people;
 mod recovery;
+mod room;
 
 use chat_wire::frame::{self, Body};
 

@@ -44,6 +44,7 @@ pub struct MemoryStore {
     segments: BTreeMap<Key, Row>,
     flushed: u64,
     unflushed_bytes: u64,
+    log_bytes: u64,
     unreadable: Option<Key>,
     /// Inboxes of which nothing is in memory until a read has waited for it.
     cold: RefCell<BTreeSet<InboxKey>>,
@@ -65,6 +66,7 @@ impl MemoryStore {
             segments: BTreeMap::new(),
             flushed: 0,
             unflushed_bytes: 0,
+            log_bytes: 0,
             unreadable: None,
             cold: RefCell::default(),
         }
@@ -87,7 +89,14 @@ impl MemoryStore {
         };
         self.segments = rows;
         self.flushed = position - 1;
+        self.count_log();
         true
+    }
+
+    fn count_log(&mut self) {
+        let newer = self.log.iter().rev();
+        let newer = newer.take_while(|entry| entry.position > self.flushed);
+        self.log_bytes = newer.map(|entry| entry.payload.len() as u64).sum();
     }
 
     /// What a new process finds: entries and hard state that were persisted, and the
@@ -102,6 +111,7 @@ impl MemoryStore {
         self.applied = self.flushed;
         self.frozen.clear();
         self.unflushed_bytes = 0;
+        self.count_log();
         self
     }
 
@@ -237,7 +247,11 @@ impl ShardStore for MemoryStore {
                 entry.position
             );
             assert!(entry.position > self.applied, "an applied entry is cut");
-            self.log.retain(|old| old.position < entry.position);
+            if entry.position <= self.last_position() {
+                self.log.retain(|old| old.position < entry.position);
+                self.count_log();
+            }
+            self.log_bytes += entry.payload.len() as u64;
             self.synced = self.synced.min(entry.position - 1);
             self.log.push(entry.clone());
         }
@@ -298,6 +312,10 @@ impl ShardStore for MemoryStore {
 
     fn unflushed_bytes(&self) -> u64 {
         self.unflushed_bytes
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log_bytes
     }
 }
 

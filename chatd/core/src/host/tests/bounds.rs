@@ -6,11 +6,11 @@ use chat_wire::{
     codec::Encoding,
     error::Code,
     frame::{self, Body, target::To},
-    ids::{DeviceId, SessionId, ShardId, UserId},
+    ids::{ClientId, DeviceId, SessionId, ShardId, UserId},
 };
 
 use super::super::{
-    Effect, Event,
+    Effect, Event, LogRoom,
     attach::MAX_WAITING,
     outgoing::WINDOW,
     proposals::{MAX_QUEUED, MAX_QUEUED_BYTES},
@@ -18,16 +18,22 @@ use super::super::{
 use crate::{
     command,
     message::{Attach, Identity, Origin, Request, ToSession, ToShard},
+    shard::keys,
     simulated::{Faults, Node},
 };
 
-fn send(node: &mut Node, req: u32, body_bytes: usize) -> ToShard {
+pub(super) fn send(node: &mut Node, req: u32, body_bytes: usize) -> ToShard {
+    let id = node.id();
+    send_as(node, id, req, body_bytes)
+}
+
+fn send_as(node: &Node, id: ClientId, req: u32, body_bytes: usize) -> ToShard {
     let to = UserId::of("default", "bob");
     let send = command::Send {
         app: "default".into(),
         sender: UserId::of("default", "ann").0,
         sender_name: "ann".into(),
-        client_id: Bytes::copy_from_slice(&node.id().0),
+        client_id: Bytes::copy_from_slice(&id.0),
         to: to.0,
         to_name: Some("bob".into()),
         digest: 1,
@@ -127,6 +133,37 @@ fn a_queue_that_is_full_of_commands_or_bytes_refuses_the_next() {
         node.submit(to);
     }
     assert_eq!(refusals(&mut node), [(fit, Code::Overloaded)]);
+}
+
+/// What was confirmed stayed in the outbox for ever when the queue was full just then.
+#[test]
+fn a_confirmation_that_finds_the_queue_full_is_written_later() {
+    let mut node = Node::new(8, 1);
+    let ann = node.attach("ann", 1, None);
+    node.run(2000);
+    let id = node.id();
+    let first = send_as(&node, id, 1, 0);
+    let shard = first.shard;
+    assert_ne!(shard, node.shard_of("ann"));
+    node.submit(first);
+    node.run_until(400, |node| !node.events(ann).is_empty());
+    // The same again: they add nothing to the outbox, and so nothing else is confirmed.
+    node.host.lend(LogRoom {
+        lent: 0,
+        ..LogRoom::UNBOUNDED
+    });
+    for req in 2..2 + u32::try_from(MAX_QUEUED).unwrap() {
+        let again = send_as(&node, id, req, 0);
+        node.submit(again);
+    }
+    node.run(700);
+    let owed = |node: &Node| {
+        let rows = node.host.store(shard).unwrap().rows();
+        rows.filter(|(key, _)| key.family == keys::OUTBOX).count()
+    };
+    assert_eq!(owed(&node), 1);
+    node.host.lend(LogRoom::UNBOUNDED);
+    node.run_until(2000, |node| owed(node) == 0);
 }
 
 #[test]
