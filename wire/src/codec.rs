@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod scan;
+mod spelling;
 
 /// How a session writes its frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,9 +54,17 @@ pub fn decode(encoding: Encoding, bytes: &Bytes, limit: usize) -> Result<Frame, 
         }
         Encoding::Json => {
             scan::json(bytes, fields).map_err(|error| malformed("JSON", error))?;
-            serde_json::from_slice(bytes).map_err(|error| malformed("JSON", without_value(&error)))
+            serde_json::from_slice(bytes)
+                .or_else(|error| spelled_otherwise(bytes).ok_or(error))
+                .map_err(|error| malformed("JSON", without_value(&error)))
         }
     }
+}
+
+/// A frame in a spelling that the mapping allows and the decoder does not take.
+fn spelled_otherwise(bytes: &[u8]) -> Option<Frame> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).ok()?;
+    serde_json::from_slice(&spelling::plain(bytes)).ok()
 }
 
 fn malformed(encoding: &str, what: impl std::fmt::Display) -> Refusal {

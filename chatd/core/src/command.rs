@@ -189,6 +189,11 @@ pub struct Send {
     /// Digest of the decoded fields content, to, reply_to, mentions, silent.
     #[prost(fixed64, tag = "9")]
     pub digest: u64,
+    /// The number of the error if the session found it beyond a limit, else 0. Limits fall,
+    /// and what was committed before is answered: such a SEND asks for its first answer,
+    /// has no body, and is refused with this error if there is none.
+    #[prost(uint32, tag = "10")]
+    pub beyond: u32,
 }
 
 /// See [`Command::GroupOp`]. Creation is an operation on the group that
@@ -222,6 +227,13 @@ pub struct GroupOp {
     /// Digest of the decoded fields.
     #[prost(fixed64, tag = "9")]
     pub digest: u64,
+    /// As of a [`Send`]; such an operation names nobody.
+    #[prost(uint32, tag = "10")]
+    pub beyond: u32,
+    /// Of an addition: whom it names and the body does not, because they were members when
+    /// it was proposed, in the order of `members`.
+    #[prost(fixed64, repeated, tag = "11")]
+    pub left_out: Vec<u64>,
 }
 
 /// See [`Command::Deliver`].

@@ -134,6 +134,8 @@ impl SessionSettings {
 #[derive(Debug)]
 pub struct Session {
     settings: Arc<SessionSettings>,
+    /// What the client was told it may send: the cluster's, once it is attached.
+    limits: Limits,
     map: Arc<ShardMap>,
     id: SessionId,
     encoding: Encoding,
@@ -176,7 +178,19 @@ struct Work {
     in_flight: BTreeMap<u32, Waiting>,
     lanes: Lanes,
     waiting_reads: VecDeque<(u32, ToShard)>,
-    followed: BTreeSet<GroupId>,
+    /// With the MARKS that said so last.
+    followed: BTreeMap<GroupId, u32>,
+}
+
+impl Work {
+    /// MARKS ended a following, unless another came behind it.
+    fn unfollowed(&mut self, req: u32, waiting: Waiting) {
+        if let Waiting::Marks { group, .. } = waiting
+            && self.followed.get(&group) == Some(&req)
+        {
+            self.followed.remove(&group);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,8 +199,17 @@ enum Waiting {
         id: ClientId,
         conversation: ConversationId,
     },
+    /// A SEND beyond a limit, which can only be a retry: nothing waits behind it.
+    Asked {
+        id: ClientId,
+    },
     /// Its answer is a PAGE, and a bulk credit is reserved for it.
     Bulk,
+    /// The same, of a group's marks.
+    Marks {
+        group: GroupId,
+        follow: bool,
+    },
     Other,
 }
 
@@ -222,6 +245,7 @@ impl Session {
         let bucket = Bucket::new(now, settings.limits.sends_burst);
         let bulk_credits = settings.limits.bulk_credits;
         Self {
+            limits: settings.limits,
             settings,
             map,
             id,
@@ -385,7 +409,7 @@ impl Session {
         let followed = work.map(|work| work.followed).unwrap_or_default();
         shards.extend(
             followed
-                .into_iter()
+                .into_keys()
                 .map(|group| router::of_group(&self.map, group)),
         );
         let request = Request::Detach {

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, env, fs, path::PathBuf};
 use bytes::Bytes;
 use chat_wire::{
     codec::{Encoding, decode, encode},
+    error::Code,
     frame::{Body, Gap},
 };
 
@@ -143,4 +144,40 @@ fn json_is_read_in_every_form_that_the_mapping_allows() {
         read(r#"{"credit":{"lane":"LANE_BULK"}}"#),
         read(r#"{"credit":{"lane":1}}"#)
     );
+}
+
+/// `null` for a default value and `5.0` or `5e0` for a whole number were MALFORMED.
+#[test]
+fn json_with_nulls_and_whole_numbers_in_any_spelling_is_read() {
+    let read = |text: &str| {
+        decode(Encoding::Json, &Bytes::from(text.to_owned()), 1000).map_err(|refusal| refusal.code)
+    };
+    let plain = read(r#"{"req":5,"history":{"conversation":"7","before":"9","limit":3}}"#);
+    assert!(plain.is_ok());
+    for text in [
+        r#"{"req":5.0,"history":{"conversation":7,"before":9e0,"limit":3.0}}"#,
+        r#"{"req":0.5e1,"history":{"conversation":70e-1,"before":"9","limit":3,"after":null}}"#,
+        r#"{"hello":null,"req":5,"history":{"conversation":"7","before":"9","limit":3,"x":null}}"#,
+    ] {
+        assert_eq!(read(text), plain, "{text}");
+    }
+    let empty = read(r#"{"req":1,"conversations":{}}"#);
+    assert_eq!(
+        read(r#"{"req":1,"conversations":{"cursor":null,"limit":null}}"#),
+        empty
+    );
+    for text in [
+        r#"{"req":5.5,"ping":{}}"#,
+        r#"{"req":-1.0,"ping":{}}"#,
+        r#"{"req":1e10,"ping":{}}"#,
+        r#"{"req":5.0,"ping":{},}"#,
+        r#"{"req":5.0 "ping":{}}"#,
+        r#"{"req":5.0,"req":6,"ping":{}}"#,
+        r#"{"presenceSubscribe":{"users":[null]}}"#,
+        r#"{"credit":{"lane":"LANE_OF_TOMORROW"}}"#,
+        r#"{"credit":{"lane":7}}"#,
+        r#"null"#,
+    ] {
+        assert_eq!(read(text), Err(Code::Malformed), "{text}");
+    }
 }

@@ -8,7 +8,7 @@
 //! | format | since | changed |
 //! | --- | --- | --- |
 //! | 1 | the first release | |
-//! | 2 | issue 8 | `after` moves a number by seconds, not by a day |
+//! | 2 | issue 8 | `after` moves a number by seconds, not by a day; the size of a body is looked at after dedup; whether a SEND is in its turn is asked last; changes of groups are no incoming messages; the event of an addition names those who join |
 
 /// The rules of one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,28 @@ impl Rules {
 
     /// `after` counts up to a day ahead of the clock, and what is above is cut to that.
     pub(crate) const fn after_counts_a_day(self) -> bool {
+        matches!(self, Self::One)
+    }
+
+    /// A body beyond the limit is refused before anybody asks whether it is a retry.
+    pub(crate) const fn size_before_dedup(self) -> bool {
+        matches!(self, Self::One)
+    }
+
+    /// A SEND behind one that came to nothing is OUT_OF_ORDER, also if it would be refused
+    /// for good itself.
+    pub(crate) const fn turn_before_rights(self) -> bool {
+        matches!(self, Self::One)
+    }
+
+    /// A change of a group stands among the incoming messages of its members, so that it
+    /// counts as unread and marks can stand on it.
+    pub(crate) const fn changes_are_incoming(self) -> bool {
+        matches!(self, Self::One)
+    }
+
+    /// The event of an addition also names who was a member before.
+    pub(crate) const fn additions_name_members(self) -> bool {
         matches!(self, Self::One)
     }
 }

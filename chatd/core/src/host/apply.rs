@@ -5,7 +5,7 @@ use chat_wire::{
     body,
     error::{Code, Refusal},
     event::Kind,
-    ids::GroupId,
+    ids::{GroupId, ShardId},
 };
 use raft::eraftpb::{Entry as RaftEntry, EntryType};
 
@@ -153,6 +153,12 @@ impl<S: ShardStore> Shard<S> {
         }
         if !self.leads {
             return Ok(());
+        }
+        if let (Command::Deliver(deliver), Some(Answer::Refused(_))) =
+            (&item.command, &effects.answer)
+            && let Ok(source) = u16::try_from(deliver.source)
+        {
+            self.incoming.refused(ShardId(source));
         }
         if let Some(answer) = effects.answer {
             self.answer(pass, waiter, answer);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use chat_wire::{
     error::{Code, Refusal},
     ids::SessionId,
+    limits::EVENT_BATCH,
 };
 use std::collections::{BTreeSet, VecDeque};
 
@@ -22,6 +23,10 @@ use crate::{
 /// Sessions that wait for a shard to begin serving, at most; one more is closed as
 /// UNAVAILABLE.
 pub(super) const MAX_WAITING: usize = 4096;
+
+/// Events that a device which is not known acknowledges by resuming, at most: the newest of
+/// those it says it has.
+const UNKNOWN_EVENTS: u64 = EVENT_BATCH as u64;
 
 /// A session on its way in.
 #[derive(Debug)]
@@ -106,7 +111,12 @@ impl<S: ShardStore> Shard<S> {
     }
 
     /// The rows of the inbox and its devices are in memory.
-    pub(super) fn admit(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: u64) {
+    pub(super) fn admit(&mut self, pass: &mut Pass<'_>, attach: Attach, cursor: Option<u64>) {
+        // Of a device that is not known (any more) nobody knows what it acknowledged; what
+        // a client has stored and not acknowledged is a batch or so. Looking through all of
+        // the inbox at the word of an unknown device would be a way to keep the shard busy.
+        let said = attach.resume.map_or(0, |resume| resume.inbox_seq);
+        let cursor = cursor.unwrap_or(said.saturating_sub(UNKNOWN_EVENTS));
         if pass.disk_full {
             return self.attach_to_read(pass, attach, cursor);
         }
@@ -183,7 +193,7 @@ impl<S: ShardStore> Shard<S> {
             oldest,
             marks_version,
             dropped,
-            known,
+            ..
         } = *answer
         else {
             return;
@@ -207,7 +217,6 @@ impl<S: ShardStore> Shard<S> {
             oldest,
             marks_version,
             generation,
-            known,
         };
         let Some((resumed, from, marks)) = here.resume(attach.resume) else {
             let ahead = "your cursor is ahead of this server's copy: connect again";
@@ -236,7 +245,11 @@ impl<S: ShardStore> Shard<S> {
             foreground: attach.foreground,
             cursor: from,
             head,
-            acked: cursor,
+            // Its resume acknowledges below.
+            acked: match resumed {
+                Resumed::From(from) => cursor.max(from),
+                Resumed::Fresh | Resumed::Gap { .. } => cursor,
+            },
             marks_version: marks,
             marks_head: marks_version,
             credits: attach.event_credits,
@@ -291,7 +304,6 @@ struct Here {
     oldest: u64,
     marks_version: u64,
     generation: u32,
-    known: bool,
 }
 
 impl Here {
@@ -311,9 +323,7 @@ impl Here {
         if resume.inbox_seq > self.head || resume.marks_version > self.marks_version {
             return None;
         }
-        // A device that was forgotten (the 21st took its place) cannot go on.
-        let forgotten = !self.known && resume.inbox_seq > 0;
-        if resume.inbox_seq + 1 < self.oldest || forgotten {
+        if resume.inbox_seq + 1 < self.oldest {
             return Some((gap, self.head, resume.marks_version));
         }
         Some((

@@ -47,6 +47,14 @@ impl Incoming {
         known.proposed = known.proposed.max(number);
     }
 
+    /// An entry was refused (the map or the settings had changed): it is proposed anew when
+    /// the source, which hears nothing, sends it again.
+    pub(super) fn refused(&mut self, source: ShardId) {
+        if let Some(known) = self.sources.get_mut(&source) {
+            known.proposed = known.applied;
+        }
+    }
+
     /// Says it at the end of the pass. An answer to the question of a new
     /// incarnation is not overwritten.
     pub(super) fn answer(&mut self, source: ShardId, says: Says) {

@@ -149,7 +149,7 @@ impl<S: ShardStore> Shard<S> {
                 self.delivery.receipts_page(session, receipts, done);
             }
             (Purpose::Attach(attach), Ok(Found::Cursor(cursor))) => {
-                self.admit(pass, *attach, cursor.unwrap_or(0));
+                self.admit(pass, *attach, cursor);
             }
             // What cannot be read is not absent: the shard stops.
             (Purpose::Page(_) | Purpose::Attach(_), Err(unreadable)) => {

@@ -138,8 +138,8 @@ impl<S: ShardStore> Shard<S> {
         if let Err(refusal) = self.may_write(pass) {
             return super::shard::refuse(pass, waiter, refusal);
         }
-        match naming::named(self.replica.store(), &op, body) {
-            Ok(body) => self.propose_for(pass, op, body, waiter),
+        match naming::named(self.replica.store(), op, body) {
+            Ok((op, body)) => self.propose_for(pass, op, body, waiter),
             Err(unreadable) => {
                 let why = unreadable.to_string();
                 self.stop(why.clone());

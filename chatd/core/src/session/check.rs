@@ -7,7 +7,6 @@ use chat_wire::{
     ids::{ClientId, ConversationId, GroupId, UserId},
     limits::{CUSTOM_TYPE_BYTES, ID_AHEAD_MS, Limits, MEDIA_URL_BYTES, NAME_BYTES},
 };
-use prost::Message as _;
 
 use crate::message::Now;
 
@@ -20,6 +19,10 @@ fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidArgument, message)
 }
 
+fn not_found(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::NotFound, message)
+}
+
 /// A name of a user, an app or a group.
 pub(super) fn name(field: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > NAME_BYTES || name.chars().any(char::is_control) {
@@ -30,17 +33,31 @@ pub(super) fn name(field: &str, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A user whom a request acts on. The id of a group is the id of no user here.
 pub(super) fn user(field: &str, id: u64) -> Result<UserId, Refusal> {
     match ConversationId(id).user() {
         Some(user) if id != 0 => Ok(user),
-        _ => Err(invalid(format!("`{field}` is no user id"))),
+        Some(_) => Err(invalid(format!("`{field}` is missing: name a user's id"))),
+        None => Err(not_found(format!(
+            "`{field}` is a group's id: no such user"
+        ))),
     }
 }
 
+/// One of many ids that are only noted.
+pub(super) fn one_user(field: &str, id: u64) -> Result<UserId, Refusal> {
+    user(field, id).map_err(|_| invalid(format!("`{field}` names what is no user's id")))
+}
+
+/// A group. The id of a user is the id of no group here.
 pub(super) fn group(field: &str, id: u64) -> Result<GroupId, Refusal> {
-    ConversationId(id)
-        .group()
-        .ok_or_else(|| invalid(format!("`{field}` is no group id")))
+    match ConversationId(id).group() {
+        Some(group) => Ok(group),
+        None if id == 0 => Err(invalid(format!("`{field}` is missing: name a group's id"))),
+        None => Err(not_found(format!(
+            "`{field}` is a user's id: no such group"
+        ))),
+    }
 }
 
 pub(super) fn conversation(id: u64) -> Result<ConversationId, Refusal> {
@@ -81,8 +98,8 @@ pub(super) fn msg_id(field: &str, number: i64) -> Result<i64, Refusal> {
     Ok(number)
 }
 
-/// The content of a message, and the length of its encoding.
-pub(super) fn content(content: Option<&frame::Content>, limits: &Limits) -> Result<(), Refusal> {
+/// The content of a message. How long it is stands in [`beyond`].
+pub(super) fn content(content: Option<&frame::Content>) -> Result<(), Refusal> {
     let empty = || {
         Refusal::new(
             Code::EmptyContent,
@@ -126,24 +143,24 @@ pub(super) fn content(content: Option<&frame::Content>, limits: &Limits) -> Resu
             ));
         }
     }
-    let (len, limit) = (content.encoded_len(), limits.content_bytes as usize);
-    if len > limit {
-        return Err(Refusal::new(
-            Code::ContentTooLarge,
-            format!(
-                "a content of {len} bytes; the limit is {limit}: store it elsewhere and send a media reference"
-            ),
-        ));
-    }
     Ok(())
 }
 
+/// What an operator may have lowered since a message was first sent: a retry of it is
+/// recognised before anybody looks at this.
+pub(super) fn beyond(send: &frame::Send, limits: &Limits) -> Option<Code> {
+    let len = send.content.as_ref().map_or(0, prost::Message::encoded_len);
+    if len > limits.content_bytes as usize {
+        return Some(Code::ContentTooLarge);
+    }
+    (send.mentions.len() > limits.mentions as usize).then_some(Code::LimitExceeded)
+}
+
 /// Who is mentioned.
-pub(super) fn mentions(mentions: &[u64], limits: &Limits) -> Result<(), Refusal> {
-    count("mentions", mentions.len(), limits.mentions)?;
+pub(super) fn mentions(mentions: &[u64]) -> Result<(), Refusal> {
     mentions
         .iter()
-        .try_for_each(|id| user("mentions", *id).map(drop))
+        .try_for_each(|id| one_user("mentions", *id).map(drop))
 }
 
 pub(super) fn count(field: &str, count: usize, limit: u32) -> Result<(), Refusal> {

@@ -5,7 +5,7 @@ use chat_wire::{
     error::{Code, Refusal},
     frame::{self, Body},
     ids::{DeviceId, UserId},
-    limits::{TOKEN_BYTES, VERSIONS},
+    limits::{Limits, TOKEN_BYTES, VERSIONS},
 };
 
 use super::{MAX_CREDITS, Output, Session, State};
@@ -166,7 +166,15 @@ impl Session {
         let Some(identity) = &self.identity else {
             return;
         };
-        let limits = &attached.limits;
+        // The cluster's, and what this node's operator lowered.
+        let (own, theirs) = (&self.settings.limits, &attached.limits);
+        self.limits = Limits {
+            content_bytes: theirs.content_bytes.min(own.content_bytes),
+            mentions: theirs.mentions.min(own.mentions),
+            group_members: theirs.group_members.min(own.group_members),
+            ..*theirs
+        };
+        let limits = &self.limits;
         let welcome = frame::Welcome {
             version: *VERSIONS.end(),
             session: self.id.0,

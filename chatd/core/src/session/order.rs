@@ -31,6 +31,16 @@ struct Lane {
 }
 
 impl Lane {
+    /// The failed one has its place among those in flight.
+    fn check(&self) {
+        assert!(
+            self.failed.is_none() || self.before_failed <= self.in_flight.len(),
+            "{} in flight, and the failed one behind {}",
+            self.in_flight.len(),
+            self.before_failed
+        );
+    }
+
     /// Takes one out of flight: its place among those in flight.
     fn land(&mut self, id: ClientId) -> Option<usize> {
         let at = self.in_flight.iter().position(|other| *other == id)?;
@@ -96,6 +106,7 @@ impl Lanes {
             if lane.land(id).is_some_and(|at| at < lane.before_failed) {
                 lane.before_failed -= 1;
             }
+            lane.check();
             if lane.in_flight.is_empty() && lane.failed.is_none() {
                 self.lanes.remove(&conversation);
             }
@@ -116,6 +127,15 @@ impl Lanes {
             lane.failed = Some(id);
             lane.before_failed = at;
         }
+        lane.check();
+    }
+
+    /// An id was refused for good before it was on its way: nothing waits for it.
+    pub(super) fn refused(&mut self, id: ClientId) {
+        self.lanes.retain(|_, lane| {
+            lane.failed = lane.failed.filter(|failed| *failed != id);
+            lane.failed.is_some() || !lane.in_flight.is_empty()
+        });
     }
 
     pub(super) fn is_empty(&self) -> bool {

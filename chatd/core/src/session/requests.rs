@@ -25,6 +25,8 @@ pub(super) struct CheckedSend {
     pub(super) abandons: Option<ClientId>,
     pub(super) to: ConversationId,
     to_name: Option<String>,
+    /// The limit that it is beyond: it only asks whether it is a retry.
+    pub(super) beyond: Option<Code>,
     send: frame::Send,
 }
 
@@ -54,8 +56,8 @@ pub(super) fn check_send(
             ));
         }
     };
-    check::content(send.content.as_ref(), limits)?;
-    check::mentions(&send.mentions, limits)?;
+    check::content(send.content.as_ref())?;
+    check::mentions(&send.mentions)?;
     check::msg_id("after", send.after)?;
     check::msg_id("replyTo", send.reply_to)?;
     Ok(CheckedSend {
@@ -63,6 +65,7 @@ pub(super) fn check_send(
         abandons,
         to,
         to_name,
+        beyond: check::beyond(&send, limits),
         send,
     })
 }
@@ -108,6 +111,10 @@ pub fn group_digest(op: &command::GroupOp) -> u64 {
     first_u64(&hash.finalize())
 }
 
+fn number(code: Option<Code>) -> u32 {
+    code.map_or(0, |code| code.number().into())
+}
+
 fn len32(len: usize) -> [u8; 4] {
     u32::try_from(len)
         .expect("frames are far below 4 GiB")
@@ -131,6 +138,7 @@ pub(super) fn build_send(
         id,
         to,
         to_name,
+        beyond,
         send,
         ..
     } = checked;
@@ -154,8 +162,12 @@ pub(super) fn build_send(
             .map(|id| Bytes::copy_from_slice(&id.0))
             .unwrap_or_default(),
         digest,
+        beyond: number(beyond),
     };
-    let body = body::seal(body::SCHEME_MESSAGE, salt, &message.encode_to_vec());
+    let body = match beyond {
+        None => body::seal(body::SCHEME_MESSAGE, salt, &message.encode_to_vec()),
+        Some(_) => Bytes::new(),
+    };
     Request::Send {
         origin,
         send: Box::new(command),
@@ -174,27 +186,49 @@ pub(super) fn group_op(
         Body::GroupCreate(create) => group_create(create, identity, limits, now),
         Body::GroupUpdate(update) => check::name("name", &update.name).and_then(|()| {
             let change = (Change::Renamed, update.name, Vec::new());
-            op(&update.op_id, Some(update.group), change, identity, now)
+            op(
+                &update.op_id,
+                Some(update.group),
+                change,
+                identity,
+                limits,
+                now,
+            )
         }),
-        Body::GroupAdd(add) => named_members(&add.members, identity, limits).and_then(|members| {
+        Body::GroupAdd(add) => named_members(&add.members, identity).and_then(|members| {
             op(
                 &add.op_id,
                 Some(add.group),
                 (Change::Added, String::new(), members),
                 identity,
+                limits,
                 now,
             )
         }),
-        Body::GroupRemove(remove) => removed_members(&remove.members, limits).and_then(|members| {
+        Body::GroupRemove(remove) => removed_members(&remove.members).and_then(|members| {
             let change = (Change::Removed, String::new(), members);
-            op(&remove.op_id, Some(remove.group), change, identity, now)
+            op(
+                &remove.op_id,
+                Some(remove.group),
+                change,
+                identity,
+                limits,
+                now,
+            )
         }),
         Body::GroupLeave(leave) => {
             let oneself = member(identity.user, &identity.name, frame::Role::Unspecified);
             let change = (Change::Left, String::new(), vec![oneself]);
-            op(&leave.op_id, Some(leave.group), change, identity, now)
+            op(
+                &leave.op_id,
+                Some(leave.group),
+                change,
+                identity,
+                limits,
+                now,
+            )
         }
-        Body::GroupRole(role) => group_role(&role, identity, now),
+        Body::GroupRole(role) => group_role(&role, identity, limits, now),
         _ => return None,
     })
 }
@@ -209,15 +243,15 @@ fn group_create(
     let mut members = if create.members.is_empty() {
         Vec::new()
     } else {
-        named_members(&create.members, identity, limits)?
+        named_members(&create.members, identity)?
     };
     members.retain(|member| member.user != identity.user.0);
-    check::count("members", members.len() + 1, limits.group_members)?;
     op(
         &create.op_id,
         None,
         (Change::Created, create.name, members),
         identity,
+        limits,
         now,
     )
 }
@@ -225,6 +259,7 @@ fn group_create(
 fn group_role(
     role: &frame::GroupRole,
     identity: &Identity,
+    limits: &Limits,
     now: Now,
 ) -> Result<command::GroupOp, Refusal> {
     let user = check::user("member", role.member)?;
@@ -243,6 +278,7 @@ fn group_role(
         Some(role.group),
         (Change::Role, String::new(), members),
         identity,
+        limits,
         now,
     )
 }
@@ -252,6 +288,7 @@ fn op(
     group: Option<u64>,
     (change, name, members): (Change, String, Vec<frame::Member>),
     identity: &Identity,
+    limits: &Limits,
     now: Now,
 ) -> Result<command::GroupOp, Refusal> {
     let id = check::client_id("opId", op_id, now)?;
@@ -269,14 +306,26 @@ fn op(
         name,
         members,
         digest: 0,
+        beyond: 0,
+        left_out: Vec::new(),
     };
     op.digest = group_digest(&op);
+    // The creator is a member too. What an operator may have lowered since is asked behind
+    // dedup, as of a SEND.
+    let members = op.members.len() + usize::from(change == Change::Created);
+    if members > limits.group_members as usize {
+        op.beyond = number(Some(Code::LimitExceeded));
+        op.members = Vec::new();
+    }
     Ok(op)
 }
 
 /// The stored body of an operation: the change as members will see it. A creation
 /// shows its creator, as the owner, before those named.
 pub(super) fn group_body(op: &command::GroupOp, salt: [u8; 16]) -> Bytes {
+    if op.beyond != 0 {
+        return Bytes::new();
+    }
     let mut members = op.members.clone();
     if op.change == i32::from(Change::Created) {
         let owner = member(UserId(op.actor), &op.actor_name, frame::Role::Owner);
@@ -299,12 +348,7 @@ fn member(user: UserId, name: &str, role: frame::Role) -> frame::Member {
 }
 
 /// Members by name, each once, in the order of their ids.
-fn named_members(
-    names: &[String],
-    identity: &Identity,
-    limits: &Limits,
-) -> Result<Vec<frame::Member>, Refusal> {
-    check::count("members", names.len(), limits.group_members)?;
+fn named_members(names: &[String], identity: &Identity) -> Result<Vec<frame::Member>, Refusal> {
     if names.is_empty() {
         return Err(Refusal::new(
             Code::InvalidArgument,
@@ -325,8 +369,7 @@ fn named_members(
     Ok(members)
 }
 
-fn removed_members(ids: &[u64], limits: &Limits) -> Result<Vec<frame::Member>, Refusal> {
-    check::count("members", ids.len(), limits.group_members)?;
+fn removed_members(ids: &[u64]) -> Result<Vec<frame::Member>, Refusal> {
     if ids.is_empty() {
         return Err(Refusal::new(
             Code::InvalidArgument,

@@ -104,19 +104,30 @@ impl Session {
         };
         let checked = self
             .check_req(req)
-            .and_then(|()| requests::check_send(send, identity, &self.settings.limits, now));
+            .map(|()| requests::check_send(send, identity, &self.limits, now));
         let checked = match checked {
-            Ok(checked) => checked,
+            Ok(Ok(checked)) => checked,
+            Ok(Err(refusal)) => {
+                if let (Some(id), Some(work)) = (claimed, &mut self.work) {
+                    work.lanes.refused(id);
+                }
+                return self.refuse_send(req, claimed, &refusal, out);
+            }
             Err(refusal) => return self.refuse_send(req, claimed, &refusal, out),
         };
-        let (id, to) = (checked.id, checked.to);
+        let (id, to, beyond) = (checked.id, checked.to, checked.beyond);
         let work = self.work.get_or_insert_default();
         let previous = match work.lanes.admit(to, id, checked.abandons) {
-            Ok(previous) => previous,
-            Err(refusal) => return self.refuse_send(req, Some(id), &refusal, out),
+            Ok(previous) if beyond.is_none() => previous,
+            Err(refusal) if beyond.is_none() => {
+                return self.refuse_send(req, Some(id), &refusal, out);
+            }
+            _ => None,
         };
-        if let Err(refusal) = self.spend(now).and_then(|()| self.room()) {
-            self.work.get_or_insert_default().lanes.held_back(to, id);
+        if let Err(refusal) = self.room().and_then(|()| self.spend(now)) {
+            if beyond.is_none() {
+                self.work.get_or_insert_default().lanes.held_back(to, id);
+            }
             return self.refuse_send(req, Some(id), &refusal, out);
         }
         let Some(identity) = &self.identity else {
@@ -128,14 +139,17 @@ impl Session {
         };
         let request = requests::build_send(checked, identity, previous, origin, self.salts.draw());
         let work = self.work.get_or_insert_default();
-        work.lanes.forwarded(to, id);
-        work.in_flight.insert(
-            req,
+        let waiting = if beyond.is_some() {
+            Waiting::Asked { id }
+        } else {
+            work.lanes.forwarded(to, id);
             Waiting::Send {
                 id,
                 conversation: to,
-            },
-        );
+            }
+        };
+        let replaced = work.in_flight.insert(req, waiting);
+        assert!(replaced.is_none(), "request {req} waits already");
         let shard = router::of_conversation(&self.map, to);
         out.push(Output::Submit(ToShard { shard, request }));
     }
@@ -144,7 +158,7 @@ impl Session {
         let Some(identity) = &self.identity else {
             return;
         };
-        let Some(op) = requests::group_op(body, identity, &self.settings.limits, now) else {
+        let Some(op) = requests::group_op(body, identity, &self.limits, now) else {
             return;
         };
         let op = self
@@ -191,18 +205,17 @@ impl Session {
             Ok(to) => to,
             Err(refusal) => return self.refuse(req, refusal, out),
         };
-        if let Body::Marks(get) = body
-            && get.follow
-            && let Err(refusal) = self.follow(get.group)
-        {
-            return self.refuse(req, refusal, out);
-        }
-        if let Body::GroupGet(_) = body {
-            return self.ask(req, Waiting::Other, to, out);
-        }
+        let waiting = match body {
+            Body::GroupGet(_) => return self.ask(req, Waiting::Other, to, out),
+            Body::Marks(get) => match self.follow(req, get) {
+                Ok(waiting) => waiting,
+                Err(refusal) => return self.refuse(req, refusal, out),
+            },
+            _ => Waiting::Bulk,
+        };
         if self.bulk_credits > 0 {
             self.bulk_credits -= 1;
-            return self.ask(req, Waiting::Bulk, to, out);
+            return self.ask(req, waiting, to, out);
         }
         let work = self.work.get_or_insert_default();
         if work.waiting_reads.len() >= MAX_WAITING_READS {
@@ -210,21 +223,29 @@ impl Session {
                 format!("{MAX_WAITING_READS} reads wait for bulk credits: grant some with CREDIT");
             return self.refuse(req, Refusal::new(Code::Overloaded, many), out);
         }
-        work.in_flight.insert(req, Waiting::Bulk);
+        work.in_flight.insert(req, waiting);
         work.waiting_reads.push_back((req, to));
     }
 
-    fn follow(&mut self, group: u64) -> Result<(), Refusal> {
-        let group = check::group("group", group)?;
+    /// MARKS takes a place among the followed groups, or gives it back with its answer:
+    /// until then the home may still follow, and is told when the session ends.
+    fn follow(&mut self, req: u32, get: &frame::MarksGet) -> Result<Waiting, Refusal> {
+        let group = check::group("group", get.group)?;
         let followed = &mut self.work.get_or_insert_default().followed;
-        if followed.len() >= MAX_FOLLOWED && !followed.contains(&group) {
+        if get.follow && followed.len() >= MAX_FOLLOWED && !followed.contains_key(&group) {
             return Err(Refusal::new(
                 Code::LimitExceeded,
                 format!("a session follows the marks of {MAX_FOLLOWED} groups at most"),
             ));
         }
-        followed.insert(group);
-        Ok(())
+        if get.follow || followed.contains_key(&group) {
+            followed.insert(group, req);
+        }
+        assert!(followed.len() <= MAX_FOLLOWED);
+        Ok(Waiting::Marks {
+            group,
+            follow: get.follow,
+        })
     }
 
     fn credit(&mut self, req: u32, user: UserId, credit: frame::Credit, out: &mut Vec<Output>) {
@@ -322,7 +343,7 @@ impl Session {
                 subscribe
                     .users
                     .iter()
-                    .map(|id| check::user("users", *id))
+                    .map(|id| check::one_user("users", *id))
                     .collect::<Result<Vec<_>, _>>()
             });
         match users {
@@ -357,10 +378,10 @@ impl Session {
     }
 
     fn ask(&mut self, req: u32, waiting: Waiting, to: ToShard, out: &mut Vec<Output>) {
-        self.work
-            .get_or_insert_default()
-            .in_flight
-            .insert(req, waiting);
+        let in_flight = &mut self.work.get_or_insert_default().in_flight;
+        let replaced = in_flight.insert(req, waiting);
+        assert!(replaced.is_none(), "request {req} waits already");
+        assert!(in_flight.len() <= self.settings.limits.in_flight as usize);
         out.push(Output::Submit(to));
     }
 
@@ -436,7 +457,17 @@ impl Session {
                 }
                 self.refuse_send(req, Some(id), &refusal, out);
             }
-            Some(Waiting::Bulk) => {
+            Some(Waiting::Asked { id }) => {
+                if !refusal.code.retryable() {
+                    work.lanes.refused(id);
+                }
+                self.refuse_send(req, Some(id), &refusal, out);
+            }
+            Some(waiting @ (Waiting::Bulk | Waiting::Marks { .. })) => {
+                if !refusal.code.retryable() {
+                    // Who may not read them follows nothing.
+                    work.unfollowed(req, waiting);
+                }
                 self.refuse(req, refusal, out);
                 self.bulk_credits += 1;
                 self.release_reads(out);
@@ -452,19 +483,27 @@ impl Session {
         match message {
             ToSession::Attached(attached) => self.attached(now, &attached, out),
             ToSession::Answer { req, body } => {
-                let work = self.work.as_mut();
-                if work.and_then(|work| work.in_flight.remove(&req)).is_some() {
-                    self.write(req, body, out);
-                    self.tidy();
+                let Some(work) = &mut self.work else { return };
+                let Some(waiting) = work.in_flight.remove(&req) else {
+                    return;
+                };
+                if !matches!(waiting, Waiting::Marks { follow: true, .. }) {
+                    work.unfollowed(req, waiting);
                 }
+                self.write(req, body, out);
+                self.tidy();
             }
             ToSession::Sent { req, sent, .. } => {
                 let Some(work) = &mut self.work else { return };
-                if let Some(Waiting::Send { id, conversation }) = work.in_flight.remove(&req) {
-                    work.lanes.settled(conversation, id);
-                    self.write(req, Body::Sent(sent), out);
-                    self.tidy();
+                match work.in_flight.remove(&req) {
+                    Some(Waiting::Send { id, conversation }) => {
+                        work.lanes.settled(conversation, id);
+                    }
+                    Some(Waiting::Asked { id }) => work.lanes.refused(id),
+                    _ => return,
                 }
+                self.write(req, Body::Sent(sent), out);
+                self.tidy();
             }
             ToSession::Refused { req, refusal, .. } => self.refused(req, refusal, out),
             ToSession::Events(events) => self.events(&events, out),

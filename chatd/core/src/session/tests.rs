@@ -164,22 +164,110 @@ fn after_a_failed_send_later_ones_wait_for_it_or_for_its_end() {
     });
 }
 
+/// A client that sends again what is retryable needed 465 SENDs for 30 messages to somebody
+/// who does not exist: each but the first was OUT_OF_ORDER until its turn came.
 #[test]
-fn a_send_behind_one_that_came_to_nothing_is_out_of_order_in_the_log() {
+fn after_a_final_error_the_next_sends_were_out_of_order() {
     let mut node = Node::new(2, 1);
     let ann = node.attach("ann", 1, None);
-    // A name that is good for a frame, and an id of nobody: refused where it is applied.
     let nobody = To::User(UserId::of("default", "nobody").0);
-    let [one, two] = [node.id(), node.id()];
-    node.frame(ann, 1, Body::Send(Node::send_of(one, nobody.clone(), "x")));
-    node.frame(ann, 2, Body::Send(Node::send_of(two, nobody.clone(), "y")));
-    assert_eq!(node.wait_error(ann, 1), Code::NotFound);
-    assert!(matches!(
-        node.wait_error(ann, 2),
-        Code::OutOfOrder | Code::NotFound
-    ));
-    node.frame(ann, 3, Body::Send(Node::send_of(two, nobody, "y")));
-    assert_eq!(node.wait_error(ann, 3), Code::NotFound);
+    for req in 1..=30 {
+        let send = Node::send_of(node.id(), nobody.clone(), "x");
+        node.frame(ann, req, Body::Send(send));
+    }
+    for req in 1..=30 {
+        assert_eq!(node.wait_error(ann, req), Code::NotFound, "{req}");
+    }
+    // One among good ones, refused by its content.
+    for (req, text) in [(31, "one"), (33, "three")] {
+        if req == 33 {
+            let long = "x".repeat(65_536);
+            node.text(ann, 32, "bob", &long);
+        }
+        node.text(ann, req, "bob", text);
+    }
+    assert_eq!(node.wait_error(ann, 32), Code::ContentTooLarge);
+    assert!(node.wait_sent(ann, 31).msg_id < node.wait_sent(ann, 33).msg_id);
+}
+
+/// The one that all wait for is refused for good when it comes again.
+#[test]
+fn a_failed_send_that_is_then_refused_for_good_held_up_its_conversation() {
+    let mut node = Node::new(2, 1);
+    let ann = node.attach("ann", 1, None);
+    node.queues_full = true;
+    let first = node.text(ann, 1, "bob", "first");
+    assert_eq!(node.wait_error(ann, 1), Code::Overloaded);
+    node.queues_full = false;
+    node.text(ann, 2, "bob", "second");
+    assert_eq!(node.wait_error(ann, 2), Code::OutOfOrder);
+    node.frame(ann, 3, Body::Send(Node::send_of(first, bob(), "")));
+    assert_eq!(node.wait_error(ann, 3), Code::EmptyContent);
+    node.text(ann, 4, "bob", "second");
+    node.wait_sent(ann, 4);
+}
+
+/// A limit that an operator lowered: what was committed before is still answered.
+#[test]
+fn a_retry_of_what_is_too_large_now_gets_its_first_answer() {
+    let mut node = Node::new(2, 1);
+    let ann = node.attach("ann", 1, None);
+    let long = "x".repeat(60_000);
+    let mentions = |send: frame::Send| frame::Send {
+        mentions: (1..=50).collect(),
+        ..send
+    };
+    let ids = [node.id(), node.id()];
+    let large = |id| Node::send_of(id, bob(), &long);
+    let many = |id| mentions(Node::send_of(id, bob(), "many"));
+    node.frame(ann, 1, Body::Send(large(ids[0])));
+    node.frame(ann, 2, Body::Send(many(ids[1])));
+    let first = [node.wait_sent(ann, 1), node.wait_sent(ann, 2)];
+    for shard in 1..=2 {
+        let shard = chat_wire::ids::ShardId(shard);
+        let store = node.host.store(shard).unwrap();
+        let lower = crate::command::Settings {
+            version: 2,
+            content_bytes: 100,
+            mentions: 3,
+            ..crate::shard::settings::current(store).unwrap().unwrap()
+        };
+        node.propose(shard, lower);
+    }
+    node.run(100);
+    let ann = node.attach("ann", 1, None);
+    let limits = node.welcome(ann).unwrap().limits.unwrap();
+    assert_eq!((limits.content_bytes, limits.mentions), (100, 3));
+    node.frame(ann, 1, Body::Send(large(ids[0])));
+    node.frame(ann, 2, Body::Send(many(ids[1])));
+    for (req, first) in (1..).zip(&first) {
+        let again = node.wait_sent(ann, req);
+        assert!(again.duplicate && again.msg_id == first.msg_id);
+    }
+    let fresh = [node.id(), node.id()];
+    node.frame(ann, 3, Body::Send(large(fresh[0])));
+    node.frame(ann, 4, Body::Send(many(fresh[1])));
+    node.text(ann, 5, "bob", "short");
+    assert_eq!(node.wait_error(ann, 3), Code::ContentTooLarge);
+    assert_eq!(node.wait_error(ann, 4), Code::LimitExceeded);
+    node.wait_sent(ann, 5);
+    let bobs = node.attach("bob", 1, Node::resume_from(0));
+    node.run_until(500, |node| node.texts(bobs).len() == 3);
+}
+
+/// Whoever has too much on its way hears that, also when it is too fast as well.
+#[test]
+fn beyond_in_flight_it_was_rate_limited_instead_of_overloaded() {
+    let mut node = Node::with(2, 1, |_, session| {
+        session.limits.in_flight = 3;
+        session.limits.sends_burst = 3;
+    });
+    let ann = node.attach("ann", 1, None);
+    node.disk_hangs = true;
+    for req in 1..=4 {
+        node.text(ann, req, &format!("peer{req}"), "x");
+    }
+    assert_eq!(node.wait_error(ann, 4), Code::Overloaded);
 }
 
 #[test]

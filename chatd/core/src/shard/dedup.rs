@@ -55,29 +55,47 @@ impl Attempt<'_> {
                 )
             };
         }
-        if ms > shard.context.ts_ms.saturating_add(ID_AHEAD_MS) {
+        if ahead(shard, ms) {
             return refuse(
                 Code::ExpiredId,
                 "the id is dated more than 10 minutes ahead: date ids by server_time_ms",
             );
         }
-        if !self.previous.is_empty() {
-            let previous = client_id(self.previous)?;
-            if shard
-                .row(&keys::dedup(self.home, self.sender, previous))?
-                .is_none()
-            {
+        if shard.context.rules.turn_before_rights() {
+            self.in_turn(shard)?;
+        }
+        Ok(None)
+    }
+
+    /// Refuses a SEND behind one that came to nothing. Asked last: what is refused for
+    /// good itself is told that, so that a client which pipelines to somebody who does not
+    /// exist hears so of each message at once (R37).
+    pub(crate) fn in_turn(&self, shard: &Shard<'_>) -> Stepped<()> {
+        if self.previous.is_empty() {
+            return Ok(());
+        }
+        let previous = client_id(self.previous)?;
+        // One that is too old or from the future was refused for good: nobody waits for it.
+        let ms = previous.unix_ms();
+        let never = ms < self.dedup_before_ms || ahead(shard, ms);
+        if shard.context.rules.turn_before_rights() || !never {
+            let row = shard.row(&keys::dedup(self.home, self.sender, previous))?;
+            if row.is_none() {
                 return refuse(
                     Code::OutOfOrder,
                     "the message before this one failed: send that one again first",
                 );
             }
         }
-        Ok(None)
+        Ok(())
     }
 }
 
-/// The keys that [`Attempt::first_answer`] reads.
+fn ahead(shard: &Shard<'_>, ms: u64) -> bool {
+    ms > shard.context.ts_ms.saturating_add(ID_AHEAD_MS)
+}
+
+/// The keys that an [`Attempt`] reads.
 pub(crate) fn keys(
     home: InboxKey,
     sender: UserId,

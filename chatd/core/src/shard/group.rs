@@ -103,6 +103,12 @@ pub(crate) fn op(shard: &Shard<'_>, op: &GroupOp) -> Stepped<Effects> {
             ..Effects::default()
         });
     }
+    if let Some(code) = Code::from_number(op.beyond) {
+        return refuse(
+            code,
+            "the change is beyond a limit of this server: see `limits` of WELCOME",
+        );
+    }
     let found = Found {
         shard,
         op,

@@ -29,11 +29,8 @@ use crate::{
 
 /// SEND, to a person or to oneself; to a group see [`group`].
 pub(crate) fn send(shard: &Shard<'_>, send: &Send) -> Stepped<Effects> {
-    if shard.context.body.len() > shard.body_bytes() {
-        return refuse(
-            Code::ContentTooLarge,
-            "the content is longer than limits.content_bytes: send a media reference",
-        );
+    if shard.context.rules.size_before_dedup() {
+        fits(shard)?;
     }
     let id = client_id(&send.client_id)?;
     let sender = user(send.sender)?;
@@ -68,8 +65,13 @@ pub(crate) fn send(shard: &Shard<'_>, send: &Send) -> Stepped<Effects> {
             ..Effects::default()
         });
     }
+    new_fits(shard, send)?;
     let mut changes = Changes::for_rows(8);
     let receiver_name = open_receiver(shard, send, receiver, &mut changes)?;
+    let Some(seq) = next(&mut head) else {
+        return refuse(Code::OutOfRange, "the receiver's inbox has no number left");
+    };
+    attempt.in_turn(shard)?;
     let after = MsgId(send.after);
     let stands = postings(home, sender.into(), after);
     let msg_id = number::next(shard, after, &stands)?;
@@ -84,11 +86,8 @@ pub(crate) fn send(shard: &Shard<'_>, send: &Send) -> Stepped<Effects> {
         sender_name: Bytes::copy_from_slice(send.sender_name.as_bytes()),
     };
     let body = shard.body(pair(sender, receiver), msg_id);
-    let Some(seq) = next(&mut head) else {
-        return refuse(Code::OutOfRange, "the receiver's inbox has no number left");
-    };
     let stored = header.encode();
-    post(&mut changes, receiver, head, header, stored, body);
+    post(shard, &mut changes, receiver, head, header, stored, body);
     let answered = Answered {
         seq,
         msg_id: msg_id.0,
@@ -111,6 +110,33 @@ pub(crate) fn send(shard: &Shard<'_>, send: &Send) -> Stepped<Effects> {
         outboxes.finish(&mut changes);
     }
     Ok(changes.answer(Answer::Sent(sent(send, &answered, 0, false))))
+}
+
+/// Whether a message that did not come before is within the limits. `beyond` is what its
+/// session found: such a SEND carries no body.
+pub(crate) fn new_fits(shard: &Shard<'_>, send: &Send) -> Stepped<()> {
+    match Code::from_number(send.beyond) {
+        None => fits(shard),
+        Some(Code::ContentTooLarge) => too_large(),
+        Some(code) => refuse(
+            code,
+            "the message is beyond a limit of this server: see `limits` of WELCOME",
+        ),
+    }
+}
+
+fn fits(shard: &Shard<'_>) -> Stepped<()> {
+    if shard.context.body.len() > shard.body_bytes() {
+        return too_large();
+    }
+    Ok(())
+}
+
+fn too_large<T>() -> Stepped<T> {
+    refuse(
+        Code::ContentTooLarge,
+        "the content is longer than limits.content_bytes: send a media reference",
+    )
 }
 
 /// The answer to a SEND, first or repeated. `seq` is shown in groups only.
@@ -187,7 +213,7 @@ pub(crate) fn sent_copy(shard: &Shard<'_>, copy: &SentCopy, changes: &mut Change
     };
     let body = shard.body(pair(sender, UserId(copy.conversation)), msg_id);
     let stored = header.encode();
-    post(changes, sender, head, header, stored, body);
+    post(shard, changes, sender, head, header, stored, body);
     Ok(())
 }
 
@@ -197,8 +223,11 @@ pub(crate) fn next(head: &mut Head) -> Option<u64> {
     Some(head.seq)
 }
 
-/// Writes an event at `head.seq`, its posting, and the head.
+/// Writes an event at `head.seq`, its posting, and the head. Messages of others are
+/// counted as unread, and marks stand on them; what oneself said, and what became of a
+/// group, stands beside them.
 pub(crate) fn post(
+    shard: &Shard<'_>,
     changes: &mut Changes,
     owner: UserId,
     head: Head,
@@ -206,11 +235,13 @@ pub(crate) fn post(
     stored: Bytes,
     body: BodyPlace,
 ) {
+    assert!(head.seq >= head.oldest(), "a new event is above the floor");
     let inbox: InboxKey = owner.key();
-    let family = if header.sender == owner {
-        keys::OWN
-    } else {
+    let counted = header.kind != Kind::GroupChange || shard.context.rules.changes_are_incoming();
+    let family = if counted && header.sender != owner {
         keys::INCOMING
+    } else {
+        keys::OWN
     };
     changes.put_bytes(keys::event(inbox, head.seq), stored, Some(body));
     changes.put_number(

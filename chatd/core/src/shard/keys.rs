@@ -11,7 +11,7 @@
 //! | 5 conversation | user | conversation u64 | [`Conversation`] |
 //! | 32 event | user | inbox_seq u64 | `chat_wire::event::Header`, body |
 //! | 40 incoming | user | conversation u64 · msg_id u64 | inbox_seq u64 |
-//! | 41 own | user | conversation u64 · msg_id u64 | inbox_seq u64 |
+//! | 41 own, and changes of groups | user | conversation u64 · msg_id u64 | inbox_seq u64 |
 //! | 64 dedup | user, group | sender u64 · id 16 | [`Answered`] |
 //! | 96 group | group | – | [`Group`] |
 //! | 97 member | group | member's inbox key u64 | [`Member`] |

@@ -84,6 +84,10 @@ impl<'a> Book<'a> {
             seen,
             version: old.version,
         };
+        assert!(
+            mark.seen <= mark.delivered && mark.delivered >= old.delivered,
+            "marks never fall, and what was seen was delivered"
+        );
         let changed = mark != old;
         if changed {
             self.marks.insert(key, mark);
@@ -450,7 +454,7 @@ pub fn marks_between(
     for (key, row) in &rows {
         let header = Header::decode(&row.header)
             .map_err(|error| Unreadable(format!("event {key:?}: {error}")))?;
-        if header.sender != user && header.kind != Kind::Own {
+        if header.sender != user && header.kind == Kind::Message {
             let mark = delivered.entry(header.conversation).or_default();
             *mark = header.msg_id.max(*mark);
         }

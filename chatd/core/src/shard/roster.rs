@@ -78,6 +78,10 @@ pub(crate) fn deliver(shard: &Shard<'_>, deliver: &Deliver) -> Stepped<Effects> 
         source.applied = deliver.confirmed;
         changes.put(key, &source);
     }
+    assert!(
+        deliver.number > source.applied,
+        "what was applied is applied once"
+    );
     if deliver.number == source.applied + 1 {
         apply(shard, deliver, &mut changes)?;
         source.applied = deliver.number;
@@ -242,7 +246,8 @@ fn fan_out(
         } else {
             (&theirs, &theirs_stored)
         };
-        inbox::post(changes, *user, head, header.clone(), stored.clone(), body);
+        let (header, stored) = (header.clone(), stored.clone());
+        inbox::post(shard, changes, *user, head, header, stored, body);
     }
     Ok(())
 }

@@ -351,8 +351,8 @@ impl World {
         };
         let body = body::seal(body::SCHEME_GROUP_CHANGE, [2; 16], &change.encode_to_vec());
         let home = self.home(GroupId(op.group).key());
-        let body = naming::named(&self.stores[&home], op, body).unwrap();
-        self.apply(home, op.clone(), &body)
+        let (op, body) = naming::named(&self.stores[&home], op.clone(), body).unwrap();
+        self.apply(home, op, &body)
     }
 
     /// An operation with a fresh id on these people, as a session makes it: a removal

@@ -212,12 +212,29 @@ fn one_device_too_many_takes_the_place_of_the_longest_unseen() {
     node.run(10);
     assert_eq!(node.closed(first), Some(Code::Replaced));
     assert_eq!((node.closed(second), node.closed(third)), (None, None));
-    // Its next resume takes another place, and is a GAP.
+    // Its next resume takes another place, and goes on where it was.
     let back = node.attach("bob", 1, Node::resume_from(1));
     assert_eq!(
         resumed(&node, back),
-        Some(Body::Gap(frame::Gap { oldest: 1, head: 1 }))
+        Some(Body::Resumed(frame::Resumed { from: 1 }))
     );
+}
+
+/// A device that was forgotten, or changed its number: its cursor says what it has.
+#[test]
+fn a_device_that_is_not_known_was_told_gap_instead_of_its_events() {
+    let mut node = sent(600);
+    let bobs = node.attach("bob", 77, Node::resume_from(597));
+    let from = Body::Resumed(frame::Resumed { from: 597 });
+    assert_eq!(resumed(&node, bobs), Some(from));
+    node.run_until(500, |node| node.texts(bobs).len() == 3);
+    // What it stored is acknowledged, for their sender; and the rest when it says so.
+    let ann = node.attach("ann", 2, None);
+    let delivered = |node: &Node| node.receipts(ann).last().map(|mark| mark.delivered_up_to);
+    node.ack(bobs, 600);
+    node.run_until(2000, |node| {
+        delivered(node) == Some(node.events(bobs)[2].msg_id)
+    });
 }
 
 #[test]
@@ -540,4 +557,23 @@ fn a_session_far_behind_does_not_starve_the_others() {
     node.text(ann, 1, "cid", "through");
     node.run_until(20, |node| node.texts(cid) == ["through"]);
     node.run_until(100, |node| node.texts(bobs).len() == 5000);
+}
+
+/// One command looks through 4,096 events of a device: the marks of the others follow in
+/// the next.
+#[test]
+fn an_ack_of_more_events_than_one_command_looks_through_marks_them_all() {
+    let mut node = sent(4_100);
+    let cid = node.attach("cid", 1, None);
+    node.text(cid, 1, "bob", "last");
+    let last = node.wait_sent(cid, 1).msg_id;
+    let bobs = node.attach("bob", 1, Node::resume_from(0));
+    node.credit(bobs, 10_000);
+    node.run_until(5_000, |node| node.events(bobs).len() == 4_101);
+    node.ack(bobs, 4_101);
+    node.run_until(5_000, |node| {
+        node.receipts(cid)
+            .iter()
+            .any(|mark| mark.delivered_up_to == last)
+    });
 }

@@ -329,3 +329,70 @@ fn a_session_follows_so_many_groups_at_most() {
         }
     }
 }
+
+/// Who had followed 32 groups could follow no other, whatever it gave up.
+#[test]
+fn groups_that_are_followed_no_more_took_their_places_for_ever() {
+    let mut node = Node::with(4, 3, |_, session| session.limits.bulk_credits = 200);
+    let [ann, cid] = ["ann", "cid"].map(|name| node.attach(name, 1, None));
+    let marks = |node: &mut Node, req, group, follow| {
+        let get = frame::MarksGet {
+            group,
+            follow,
+            ..frame::MarksGet::default()
+        };
+        node.frame(ann, req, Body::Marks(get));
+        node.wait(ann, req)
+    };
+    let groups: Vec<_> = (1..=34)
+        .map(|req| group_of(&mut node, ann, req, &[]).group)
+        .collect();
+    for (req, group) in (100..).zip(&groups[..32]) {
+        assert!(matches!(
+            marks(&mut node, req, *group, true),
+            Body::MarksPage(_)
+        ));
+    }
+    let limit = u32::from(Code::LimitExceeded.number());
+    let refused = |answer| matches!(answer, Body::Error(error) if error.code == limit);
+    assert!(refused(marks(&mut node, 200, groups[32], true)));
+    // Given up, or left: both give the place back.
+    assert!(matches!(
+        marks(&mut node, 201, groups[0], false),
+        Body::MarksPage(_)
+    ));
+    assert!(matches!(
+        marks(&mut node, 202, groups[32], true),
+        Body::MarksPage(_)
+    ));
+    assert!(refused(marks(&mut node, 203, groups[33], true)));
+    let leave = frame::GroupLeave {
+        op_id: node.id().0.to_vec().into(),
+        group: groups[1],
+    };
+    node.frame(ann, 204, Body::GroupLeave(leave));
+    node.wait(ann, 204);
+    assert!(matches!(
+        marks(&mut node, 205, groups[1], false),
+        Body::Error(_)
+    ));
+    assert!(matches!(
+        marks(&mut node, 206, groups[33], true),
+        Body::MarksPage(_)
+    ));
+    // A stranger's question takes no place.
+    for req in 1..=40 {
+        let get = frame::MarksGet {
+            group: groups[5],
+            follow: true,
+            ..frame::MarksGet::default()
+        };
+        node.frame(cid, req, Body::Marks(get));
+        assert_eq!(node.wait_error(cid, req), Code::NotMember);
+    }
+    node.lose(ann);
+    node.run(100);
+    let shards = node.settings.map.shards().collect::<Vec<_>>();
+    let followers: usize = shards.iter().map(|shard| node.host.followers(*shard)).sum();
+    assert_eq!(followers, 0, "every home heard that the session is over");
+}

@@ -80,6 +80,24 @@ fn presence_is_shown_only_of_those_who_have_written_to_one() {
     assert_eq!(shown(&node, ann)[1..], [(cids, PresenceState::Online)]);
 }
 
+/// One is subscribed already when a stranger speaks in a shared group.
+#[test]
+fn a_message_in_a_group_shows_no_strangers_presence() {
+    let mut node = Node::new(8, 5);
+    let [ann, cid] = ["ann", "cid"].map(|name| node.attach(name, 1, None));
+    let group = group_of(&mut node, cid, 1, &["ann"]).group;
+    node.run(100);
+    subscribe(&mut node, ann, 1, &["cid"]);
+    say(&mut node, cid, 2, group, "hi all");
+    node.wait_sent(cid, 2);
+    node.run_until(500, |node| node.texts(ann) == ["hi all"]);
+    node.run(3_000);
+    assert_eq!(shown(&node, ann), []);
+    // A message to oneself does, at once.
+    node.text(cid, 3, "ann", "hi ann");
+    node.run_until(500, |node| shown(node, ann).len() == 1);
+}
+
 #[test]
 fn changes_are_coalesced_and_the_last_time_is_told() {
     let mut node = Node::new(8, 5);

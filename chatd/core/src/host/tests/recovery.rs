@@ -368,3 +368,65 @@ fn a_shard_with_a_new_incarnation_asks_first_and_nothing_is_lost_or_doubled() {
         );
     }
 }
+
+/// The map changed while an entry was on its way: it was refused, and never proposed again
+/// although its source sent it again and again.
+#[test]
+fn an_outbox_entry_refused_as_wrong_shard_left_its_stream_hanging() {
+    let mut node = Node::new(8, 1);
+    let ann = node.attach("ann", 1, None);
+    let shard = node.shard_of("ann");
+    assert_ne!(
+        shard,
+        node.shard_of("bob"),
+        "the copy goes to another shard"
+    );
+    let settings = crate::shard::settings::current(node.host.store(shard).unwrap());
+    let settings = settings.unwrap().unwrap();
+    let with = |version, epoch| crate::command::Settings {
+        version,
+        epoch,
+        ..settings.clone()
+    };
+    node.propose(shard, with(2, settings.epoch + 1));
+    node.run(100);
+    node.text(ann, 1, "bob", "hi");
+    node.wait_sent(ann, 1);
+    node.run(3_000);
+    assert_eq!(node.texts(ann), Vec::<String>::new(), "it was refused");
+    node.propose(shard, with(3, settings.epoch));
+    node.run_until(10_000, |node| node.texts(ann) == ["hi"]);
+}
+
+/// A destination that was restored has lost what it had confirmed: what is new arrives,
+/// and what is gone is counted.
+#[test]
+fn the_stream_goes_on_after_its_destination_was_cut() {
+    let mut node = Node::new(8, 1);
+    let ann = node.attach("ann", 1, None);
+    let shard = node.shard_of("ann");
+    assert_ne!(
+        shard,
+        node.shard_of("bob"),
+        "the copies go to another shard"
+    );
+    node.text(ann, 1, "bob", "kept");
+    node.wait_sent(ann, 1);
+    node.run(2_000);
+    let earlier = node.host.store(shard).unwrap().clone();
+    for (req, text) in [(2, "lost"), (3, "lost too")] {
+        node.text(ann, req, "bob", text);
+        node.wait_sent(ann, req);
+    }
+    node.run(2_000);
+    node.crash_and(|id, store| {
+        let store = if id == shard { earlier.clone() } else { store };
+        store.restarted()
+    });
+    node.run(500);
+    let ann = node.attach("ann", 1, Node::resume_from(0));
+    node.text(ann, 1, "bob", "new");
+    node.wait_sent(ann, 1);
+    node.run_until(10_000, |node| node.texts(ann) == ["kept", "new"]);
+    assert_eq!(node.host.counters().outbox_lost, 2);
+}

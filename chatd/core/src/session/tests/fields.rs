@@ -48,8 +48,9 @@ fn bad_sends(node: &mut Node) -> Vec<(frame::Send, Code)> {
             Code::InvalidArgument,
         ),
         (to(To::User(0), "x"), Code::InvalidArgument),
-        (to(To::User(1 << 63 | 5), "x"), Code::InvalidArgument),
-        (to(To::Group(5), "x"), Code::InvalidArgument),
+        (to(To::User(1 << 63 | 5), "x"), Code::NotFound),
+        (to(To::Group(0), "x"), Code::InvalidArgument),
+        (to(To::Group(5), "x"), Code::NotFound),
         (to(To::Name("b\nb".into()), "x"), Code::InvalidArgument),
         (to(To::Name("b".repeat(129)), "x"), Code::InvalidArgument),
         (to(bob(), ""), Code::EmptyContent),
@@ -120,7 +121,7 @@ fn every_bad_field_has_its_error_and_nothing_is_sent() {
     node.frame(ann, 90, Body::History(page));
     assert_eq!(node.wait_error(ann, 90), Code::OutOfRange);
     node.frame(ann, 91, Body::GroupGet(frame::GroupGet { group: 5 }));
-    assert_eq!(node.wait_error(ann, 91), Code::InvalidArgument);
+    assert_eq!(node.wait_error(ann, 91), Code::NotFound);
     let mark = frame::Mark {
         conversation: 5,
         seen_up_to: -1,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::command::Rules;
 use crate::shard::world::{World, conversation as conversation_of, person};
 use chat_wire::frame::group_change;
 use prost::Message as _;
@@ -42,7 +43,7 @@ fn conversations_come_newest_first_with_names_and_unread_counts() {
     let page = list(&world, "bob", &Bytes::new(), 10);
     assert_eq!(
         names(&page),
-        [("bob", 0), ("alice", 0), ("carol", 2), ("the group", 1)]
+        [("bob", 0), ("alice", 0), ("carol", 2), ("the group", 0)]
     );
     assert_eq!((page.inbox_head, page.more), (5, false));
     world.attach(&bob, 1, None);
@@ -82,8 +83,39 @@ fn conversations_come_newest_first_with_names_and_unread_counts() {
     world.settle();
     assert_eq!(
         names(&list(&world, "bob", &Bytes::new(), 1)),
-        [("renamed", 2)]
+        [("renamed", 0)]
     );
+}
+
+/// One message, a creation and a renaming were three unread ones, and a DELIVERED mark
+/// could stand on a change.
+#[test]
+fn changes_of_a_group_counted_as_unread_messages() {
+    for (rules, unread) in [(Rules::WRITTEN, 1), (Rules::One, 3)] {
+        let mut world = World::new(2);
+        world.rules = rules;
+        let (alice, bob) = (person("alice"), person("bob"));
+        let group = world.create(&alice, &[&bob]);
+        world.ts_ms += 10;
+        let said = crate::shard::world::sent(world.send_group(&alice, group, "hi")).msg_id;
+        world.ts_ms += 10;
+        let id = world.id();
+        let rename = crate::command::GroupOp {
+            name: "renamed".into(),
+            ..world.op_command(&alice, group, id, group_change::Kind::Renamed)
+        };
+        let renamed = crate::shard::world::group_state(world.commit_op(&rename)).msg_id;
+        world.settle();
+        let page = list(&world, "bob", &Bytes::new(), 10);
+        assert_eq!(names(&page), [("renamed", unread)]);
+        world.attach(&bob, 1, None);
+        world.ack(&bob, 1, 3, &[(group.into(), renamed, renamed)]);
+        let page = list(&world, "bob", &Bytes::new(), 10);
+        let last = if rules == Rules::One { renamed } else { said };
+        let entry = &page.conversations[0];
+        assert_eq!((entry.unread, entry.delivered_up_to), (0, last));
+        assert_eq!(entry.seen_up_to, last);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     shard::{
         Answer, Effects, Notice,
         dedup::{self, Attempt},
-        inbox::sent,
+        inbox::{new_fits, sent},
         keys::{self, Answered, Group, GroupHead},
         outbox::Outboxes,
         step::{Changes, Shard, Stepped, refuse},
@@ -49,6 +49,7 @@ pub(crate) fn send(
             ..Effects::default()
         });
     }
+    new_fits(shard, send)?;
     let row = match row {
         Some(row) if row.app == send.app.as_bytes() => row,
         _ => return refuse(Code::NotFound, "no such group here"),
@@ -59,6 +60,7 @@ pub(crate) fn send(
             "only members may send to a group, and you are none (or no longer)",
         );
     }
+    attempt.in_turn(shard)?;
     let shards = super::shards_of(&row)?;
     let mut outboxes = Outboxes::read(shard, shards.keys().copied())?;
     let mut head: GroupHead = shard.read(&keys::group_head(group))?.unwrap_or_default();

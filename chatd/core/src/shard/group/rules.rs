@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | create | nobody made it | LIMIT_EXCEEDED |
 //! | rename | admin | |
-//! | add | admin; members already are passed over | LIMIT_EXCEEDED |
+//! | add | admin; members already are passed over | LIMIT_EXCEEDED, UNAVAILABLE (see `naming`) |
 //! | remove | admin; of admins and owners: owner; not oneself | NOT_FOUND |
 //! | leave | membership | LAST_OWNER, while others remain |
 //! | role | owner | NOT_FOUND, LAST_OWNER |
@@ -125,11 +125,21 @@ fn rename(found: &Found<'_>, actor: &Member, mut plan: Plan) -> Stepped<Plan> {
 fn add(found: &Found<'_>, actor: &Member, mut plan: Plan) -> Stepped<Plan> {
     at_least(actor, Role::Admin)?;
     let mut joined = BTreeMap::new();
+    let mut already = Vec::new();
     for member in named(found)? {
         let key = keys::member(found.group, UserId(member.user).key());
         if found.shard.row(&key)?.is_none() {
             joined.insert(member.user, as_member(member));
+        } else {
+            already.push(member.user);
         }
+    }
+    let exact = already == found.op.left_out || found.shard.context.rules.additions_name_members();
+    if !exact && !joined.is_empty() {
+        return refuse(
+            Code::Unavailable,
+            "the group's members changed while this was on its way: try again",
+        );
     }
     check_limit(found, plan.row.members as usize + joined.len())?;
     plan.idle = joined.is_empty();

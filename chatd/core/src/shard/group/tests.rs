@@ -237,11 +237,97 @@ fn names_leave_alone_what_has_them_what_is_no_change_and_who_is_no_member() {
     };
     for op in [of("dave"), of("")] {
         let body = sealed(&op);
-        assert_eq!(naming::named(home, &op, body.clone()), Ok(body));
+        let kept = (op.clone(), body.clone());
+        assert_eq!(naming::named(home, op, body), Ok(kept));
     }
     for body in [message("hi"), Bytes::from_static(b"cut")] {
-        assert_eq!(naming::named(home, &of(""), body.clone()), Ok(body));
+        let kept = (of(""), body.clone());
+        assert_eq!(naming::named(home, of(""), body), Ok(kept));
     }
+}
+
+fn last_change(world: &World, who: &Person) -> frame::GroupChange {
+    match world.inbox(who).last().unwrap().to_frame().unwrap().what {
+        Some(frame::event::What::GroupChange(change)) => change,
+        other => panic!("no change of a group: {other:?}"),
+    }
+}
+
+#[test]
+fn an_addition_named_who_was_a_member_already_and_an_admin_as_a_member() {
+    let (mut world, group, alice, bob, carol) = group();
+    let dave = person("dave");
+    world.role(&alice, group, &bob, Role::Admin);
+    world.op(&alice, group, Change::Added, &[&bob, &carol, &dave]);
+    world.settle();
+    for who in [&alice, &bob, &dave] {
+        let change = last_change(&world, who);
+        assert_eq!(change.kind(), Change::Added);
+        assert_eq!(change.members, [member(&dave, Role::Member)]);
+    }
+}
+
+/// Somebody left, or came, between the naming and the log.
+#[test]
+fn an_addition_whose_names_are_not_right_any_more_is_tried_again() {
+    let (mut world, group, alice, bob, carol) = group();
+    let [dave, eve] = ["dave", "eve"].map(person);
+    let home = world.home(group.key());
+    let add = |world: &World, id, people: &[&Person]| {
+        let op = GroupOp {
+            members: people.iter().map(|who| member(who, Role::Member)).collect(),
+            ..world.op_command(&alice, group, id, Change::Added)
+        };
+        let change = frame::GroupChange {
+            kind: op.change,
+            members: op.members.clone(),
+            name: String::new(),
+        };
+        let content = change.encode_to_vec();
+        let body = chat_wire::body::seal(chat_wire::body::SCHEME_GROUP_CHANGE, [3; 16], &content);
+        naming::named(&world.stores[&home], op, body).unwrap()
+    };
+    let [first, second] = [world.id(), world.id()];
+    // Bob goes and Dave comes while these are on their way.
+    let with_bob = add(&world, first, &[&bob, &eve]);
+    let with_dave = add(&world, second, &[&dave, &eve]);
+    world.op(&alice, group, Change::Removed, &[&bob]);
+    world.op(&alice, group, Change::Added, &[&dave]);
+    for (op, body) in [with_bob, with_dave] {
+        let effects = world.apply(home, op, &body);
+        assert_eq!(refused(&effects), Code::Unavailable);
+    }
+    let (op, body) = add(&world, first, &[&bob, &eve]);
+    world.apply(home, op, &body);
+    world.settle();
+    let change = last_change(&world, &carol);
+    let mut named = [member(&bob, Role::Member), member(&eve, Role::Member)];
+    named.sort_by_key(|member| change.members.iter().position(|other| other == member));
+    assert_eq!(change.members, named);
+}
+
+#[test]
+fn a_change_that_is_beyond_a_limit_now_gets_its_first_answer_still() {
+    let (mut world, group, alice, ..) = group();
+    let dave = person("dave");
+    let id = world.id();
+    let op = GroupOp {
+        members: vec![member(&dave, Role::Member)],
+        ..world.op_command(&alice, group, id, Change::Added)
+    };
+    let first = group_state(world.commit_op(&op));
+    let beyond = GroupOp {
+        members: Vec::new(),
+        beyond: u32::from(Code::LimitExceeded.number()),
+        ..op
+    };
+    let home = world.home(group.key());
+    let again = group_state(world.apply(home, beyond.clone(), &Bytes::new()));
+    assert!(again.duplicate && again.msg_id == first.msg_id);
+    let op_id = Bytes::copy_from_slice(&world.id().0);
+    let new = GroupOp { op_id, ..beyond };
+    let effects = world.apply(home, new, &Bytes::new());
+    assert_eq!(refused(&effects), Code::LimitExceeded);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    command,
+    command::{self, Rules},
     message::HistoryFrom,
     shard::{
         inbox::read::{events, has_written, last_incoming},
@@ -9,7 +9,7 @@ use crate::{
     store::ReadRows,
 };
 use bytes::Bytes;
-use chat_wire::ids::{MSG_ID_EPOCH_MS, MSG_ID_MAX_COUNTER, ShardId};
+use chat_wire::ids::{ClientId, MSG_ID_EPOCH_MS, MSG_ID_MAX_COUNTER, ShardId};
 
 fn two() -> (World, Person, Person) {
     (World::new(4), person("alice"), person("bob"))
@@ -291,6 +291,88 @@ fn a_body_beyond_the_limit_is_refused() {
         refused(&world.commit_send(&send, &long)),
         Code::ContentTooLarge
     );
+}
+
+#[test]
+fn a_retry_after_the_limit_fell_was_refused_as_too_large() {
+    let (mut world, alice, bob) = two();
+    let long = "x".repeat(60_000);
+    let send = |world: &mut World| Send {
+        to_name: Some("bob".into()),
+        client_id: Bytes::copy_from_slice(&world.id().0),
+        ..world.send_command(&alice, bob.user().0, ClientId([0; 16]))
+    };
+    let [first, other] = [send(&mut world), send(&mut world)];
+    let answer = sent(world.commit_send(&first, &long));
+    let home = world.home(bob.user().key());
+    let lower = command::Settings {
+        version: 2,
+        content_bytes: 100,
+        ..world.settings.clone()
+    };
+    world.apply(home, lower, &Bytes::new());
+    let again = sent(world.commit_send(&first, &long));
+    assert!(again.duplicate && again.msg_id == answer.msg_id);
+    assert_eq!(
+        refused(&world.commit_send(&other, &long)),
+        Code::ContentTooLarge
+    );
+    // What its session found too large comes without its body.
+    let beyond = |send: &Send| Send {
+        beyond: u32::from(Code::ContentTooLarge.number()),
+        ..send.clone()
+    };
+    let none = Bytes::new();
+    let again = sent(world.apply(home, beyond(&first), &none));
+    assert!(again.duplicate && again.msg_id == answer.msg_id);
+    let effects = world.apply(home, beyond(&other), &none);
+    assert_eq!(refused(&effects), Code::ContentTooLarge);
+    // Entries of format 1 were refused so.
+    world.rules = Rules::One;
+    let effects = world.commit_send(&first, &long);
+    assert_eq!(refused(&effects), Code::ContentTooLarge);
+}
+
+/// What is refused for good itself is told so, and what was refused for good is not waited
+/// for; only one that can still come is.
+#[test]
+fn a_send_behind_one_that_was_refused_for_good_was_out_of_order() {
+    let (mut world, alice, bob) = two();
+    world.ts_ms += 1_000_000;
+    let nobody = person("nobody").user();
+    let behind = |world: &mut World, to: u64, previous: ClientId| {
+        let id = world.id();
+        let send = Send {
+            previous: Bytes::copy_from_slice(&previous.0),
+            ..world.send_command(&alice, to, id)
+        };
+        world.commit_send(&send, "x").answer
+    };
+    let code = |answer: Option<Answer>| match answer {
+        Some(Answer::Refused(refusal)) => refusal.code,
+        other => panic!("not refused: {other:?}"),
+    };
+    world.send(&alice, &bob, "hello");
+    let floor = command::Floor {
+        inbox: bob.user().key().0,
+        oldest_seq: 0,
+        dedup_before_ms: START_MS + 10,
+    };
+    world.apply(world.home(bob.user().key()), floor, &Bytes::new());
+    let lost = world.id();
+    let old = world.id_at(START_MS);
+    let ahead = world.id_at(world.ts_ms + 11 * 60 * 1000);
+    let to_bob = bob.user().0;
+    assert_eq!(code(behind(&mut world, nobody.0, lost)), Code::NotFound);
+    assert_eq!(code(behind(&mut world, to_bob, lost)), Code::OutOfOrder);
+    for previous in [old, ahead] {
+        let answer = behind(&mut world, to_bob, previous);
+        assert!(matches!(answer, Some(Answer::Sent(_))), "{answer:?}");
+    }
+    // Entries of format 1 were refused so.
+    world.rules = Rules::One;
+    assert_eq!(code(behind(&mut world, nobody.0, lost)), Code::OutOfOrder);
+    assert_eq!(code(behind(&mut world, to_bob, old)), Code::OutOfOrder);
 }
 
 #[test]
