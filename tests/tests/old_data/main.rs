@@ -105,8 +105,17 @@ fn assert_same(before: &[Everything], now: &[Everything]) {
     for (before, now) in before.iter().zip(now) {
         assert_eq!(before.name, now.name);
         assert_eq!(before.events, now.events, "the inbox of {}", now.name);
-        assert_eq!(before.pages, now.pages, "what {} asked for", now.name);
+        let pages: Vec<_> = before.pages.iter().cloned().map(as_of_now).collect();
+        assert_eq!(pages, now.pages, "what {} asked for", now.name);
     }
+}
+
+/// A user's id in place of a group's was INVALID_ARGUMENT, and is NOT_FOUND now (R62).
+fn as_of_now((asked, answer): (String, Value)) -> (String, Value) {
+    if answer == serde_json::json!({ "error": 400 }) {
+        return (asked, serde_json::json!({ "error": 404 }));
+    }
+    (asked, answer)
 }
 
 /// Everything acknowledged is sent again, and gets the first answer.
