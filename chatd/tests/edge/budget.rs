@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use chat_wire::frame::{Body, Content, Frame, GroupCreate, Send, Target, content, target};
+use chat_wire::{
+    codec::Encoding,
+    frame::{Body, Content, Frame, GroupCreate, Send, Target, content, target},
+};
 
 use crate::{
-    client::{Client, text},
+    client::{Client, hello, text},
     node::{Node, PATIENCE},
 };
 
@@ -71,17 +74,41 @@ async fn flood(from: &mut Client, group: u64) -> usize {
     accepted
 }
 
-/// Sends until it is accepted, as a client does.
+/// Sends until it is accepted, as a client does: the same again, since what comes behind it
+/// must wait.
 async fn send_until_accepted(from: &mut Client, to: &str) {
     let began = Instant::now();
+    let frame = text(7, to, "is anybody there?");
     loop {
-        from.send(&text(7, to, "is anybody there?")).await;
-        match from.answer(7).await {
+        from.send(&frame).await;
+        let refused = match from.answer(7).await {
             Body::Sent(_) => return,
-            Body::Error(error) => assert!(error.retryable, "{error:?}"),
+            Body::Error(error) => error,
             other => panic!("{other:?}"),
+        };
+        assert!(refused.retryable, "{refused:?}");
+        assert!(
+            began.elapsed() < PATIENCE,
+            "nothing is accepted any more: {refused:?}"
+        );
+    }
+}
+
+/// A session of somebody new, as soon as one is let in.
+async fn newcomer(node: &Node, name: &str) -> Client {
+    let began = Instant::now();
+    loop {
+        let mut client = Client::connect(node, Encoding::Proto, false).await;
+        client.send(&hello(&format!("dev:{name}"))).await;
+        match client.next().await {
+            Ok(frame) if matches!(frame.body, Some(Body::Welcome(_))) => return client,
+            Ok(frame) => assert!(
+                matches!(&frame.body, Some(Body::Error(error)) if error.retryable),
+                "{frame:?}"
+            ),
+            Err(closed) => assert_eq!(closed.code, 4600),
         }
-        assert!(began.elapsed() < PATIENCE, "nothing is accepted any more");
+        assert!(began.elapsed() < PATIENCE, "nobody is let in");
     }
 }
 
@@ -95,7 +122,7 @@ async fn one_ordinary_session_stopped_a_node_for_good() {
     let accepted = flood(&mut attacker, group).await;
     assert!(accepted > 0);
 
-    let mut carol = Client::hello(&node, "carol").await;
+    let mut carol = newcomer(&node, "carol").await;
     send_until_accepted(&mut carol, "dave").await;
     node.until(|| node.get("/readyz").0 == 200);
     assert!(node.get("/v1/cluster").1.contains("\"disk_full\":false"));
@@ -108,7 +135,7 @@ async fn one_ordinary_session_stopped_a_node_for_good() {
 
     // What was accepted is delivered, and the node goes on.
     let node = Node::start_in(node.kill(), &SETTINGS);
-    let mut carol = Client::hello(&node, "carol").await;
+    let mut carol = newcomer(&node, "carol").await;
     send_until_accepted(&mut carol, "dave").await;
     let mut member = Client::resume(&node, "member5").await;
     let read = member.texts(accepted).await;
