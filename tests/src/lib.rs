@@ -5,6 +5,7 @@
 pub mod checker;
 pub mod dataset;
 pub mod node;
+pub mod python;
 pub mod replay;
 pub mod skip;
 pub mod socket;

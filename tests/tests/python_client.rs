@@ -7,51 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use chat_tests::{node::Node, skip::skipped};
+use chat_tests::{node::Node, python, skip::skipped};
 use serde_json::Value;
-
-/// Python with what the client needs, or why it cannot be had.
-fn python() -> Result<PathBuf, String> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let requirements = here.join("python/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).map_err(|error| error.to_string())?;
-    let folder = here.join("../.cache/python-client");
-    let python = folder.join("bin/python");
-    // Written last: a folder without it is half made, and made again.
-    let made = folder.join("made-from");
-    if std::fs::read_to_string(&made).is_ok_and(|text| text == wanted) {
-        return Ok(python);
-    }
-    let run = |command: &mut Command| -> Result<(), String> {
-        let output = command
-            .output()
-            .map_err(|error| format!("{command:?}: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let last = text.lines().last().unwrap_or("no reason given").to_owned();
-        Err(format!(
-            "{} failed: {last}",
-            command.get_program().to_string_lossy()
-        ))
-    };
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(&folder))?;
-    run(Command::new(&python)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ])
-        .arg(&requirements))?;
-    std::fs::write(&made, wanted).map_err(|error| error.to_string())?;
-    Ok(python)
-}
 
 /// A device of somebody.
 struct Device<'a> {
@@ -64,7 +21,7 @@ struct Device<'a> {
 impl Device<'_> {
     fn output(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         Command::new(self.python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/client.py"))
+            .arg(python::sources().join("client.py"))
             .args([
                 "--url",
                 &self.url,
@@ -121,7 +78,7 @@ fn texts(events: &[Value], pointer: &str) -> Vec<String> {
 
 #[test]
 fn a_client_in_python_sends_receives_resumes_and_reads_history() -> anyhow::Result<()> {
-    let python = match python() {
+    let python = match python::ready() {
         Ok(python) => python,
         Err(reason) => {
             skipped(
