@@ -46,7 +46,12 @@ fn install(python: &Path, requirements: &Path) -> Result<(), String> {
     run(Command::new(python)
         .args(["-m", "pip", "install", "--quiet"])
         // What has no wheel would be compiled, with headers that the machine may not have.
-        .args(["--disable-pip-version-check", "--only-binary", ":all:", "-r"])
+        .args([
+            "--disable-pip-version-check",
+            "--only-binary",
+            ":all:",
+            "-r",
+        ])
         .arg(requirements))
 }
 
