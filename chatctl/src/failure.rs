@@ -1,6 +1,5 @@
 //! What went wrong, what to do about it, and the exit code that scripts see.
 
-use crate::output;
 use chat_client::{Code, ConnectError, Refused, RequestError, SendError, admin::AdminError};
 
 /// The server refused, or something else failed.
@@ -56,13 +55,12 @@ impl Failure {
         self
     }
 
-    pub(crate) fn print(&self) {
-        if !self.message.is_empty() {
-            output::remark(&format!("error: {}", self.message));
-        }
-        if let Some(hint) = &self.hint {
-            output::remark(&format!("       {hint}"));
-        }
+    /// What a person reads, line by line.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        let message = Some(&self.message).filter(|message| !message.is_empty());
+        let message = message.map(|message| format!("error: {message}"));
+        let hint = self.hint.as_ref().map(|hint| format!("       {hint}"));
+        message.into_iter().chain(hint)
     }
 }
 

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            failure.lines().for_each(|line| output::remark(&line));
             ExitCode::from(failure.code)
         }
     }

@@ -25,7 +25,7 @@ const ROWS: u64 = 20;
 
 /// A directory with one flushed shard; the path of its segment.
 fn directory(path: &Path) -> PathBuf {
-    let storage: Arc<dyn Storage> = Arc::new(Disk::new(path).unwrap());
+    let storage: Arc<dyn Storage> = Arc::new(Disk::new(path).expect("a test's own step"));
     let options = Options {
         file_bytes: 1 << 20,
         budget_bytes: 8 << 20,
@@ -33,15 +33,20 @@ fn directory(path: &Path) -> PathBuf {
         resume_free_bytes: 0,
         ..Options::default()
     };
-    let mut log = engine::open(Arc::clone(&storage), options).unwrap().log;
+    let mut log = engine::open(Arc::clone(&storage), options)
+        .expect("a test's own step")
+        .log;
     let key = ReplicaKey {
         shard: SHARD,
         replica: log.next_replica(),
     };
-    log.commit(&[Append::CreateReplica { key }]).unwrap();
-    let files = SegmentFiles::new(storage, BlockCache::new(0), MapLimits::default()).unwrap();
+    log.commit(&[Append::CreateReplica { key }])
+        .expect("a test's own step");
+    let files = SegmentFiles::new(storage, BlockCache::new(0), MapLimits::default())
+        .expect("a test's own step");
     let own = SegmentOptions::default();
-    let mut shard = Shard::open(key, Default::default(), 0, &[], &files, own).unwrap();
+    let mut shard =
+        Shard::open(key, Default::default(), 0, &[], &files, own).expect("a test's own step");
     for position in 1..=ROWS + 1 {
         let entry = LogEntry {
             position,
@@ -49,9 +54,13 @@ fn directory(path: &Path) -> PathBuf {
             kind: 0,
             payload: vec![3; 500].into(),
         };
-        shard.log_mut().append([entry.clone()]).unwrap();
+        shard
+            .log_mut()
+            .append([entry.clone()])
+            .expect("a test's own step");
         let entries = vec![entry];
-        log.commit(&[Append::Entries { key, entries }]).unwrap();
+        log.commit(&[Append::Entries { key, entries }])
+            .expect("a test's own step");
         if position > ROWS {
             break;
         }
@@ -70,7 +79,11 @@ fn directory(path: &Path) -> PathBuf {
         shard.apply(position, vec![Write { key, value }]);
     }
     assert!(shard.freeze(ROWS + 1));
-    let flushed = shard.flush_job().unwrap().run().unwrap();
+    let flushed = shard
+        .flush_job()
+        .expect("a test's own step")
+        .run()
+        .expect("a test's own step");
     log.commit(&[Append::Segments {
         key,
         position: flushed.position,
@@ -78,47 +91,50 @@ fn directory(path: &Path) -> PathBuf {
         added: flushed.added(),
         removed: Vec::new(),
     }])
-    .unwrap();
-    log.prove().unwrap();
+    .expect("a test's own step");
+    log.prove().expect("a test's own step");
     path.join(flushed.segments()[0].path(key.replica))
 }
 
 fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).unwrap();
+    let mut bytes = fs::read(path).expect("a test's own step");
     bytes[at] ^= 1;
-    fs::write(path, bytes).unwrap();
+    fs::write(path, bytes).expect("a test's own step");
 }
 
 fn accept(data: &Path, more: &[&str]) -> (Option<i32>, String) {
-    let data = data.to_str().unwrap();
+    let data = data.to_str().expect("a test's own step");
     let output: Output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
         .args(["inspect", data, "--accept-loss", "7", "--yes"])
         .args(more)
         .env_clear()
         .env("CHATCTL_STATE", data)
         .output()
-        .unwrap();
+        .expect("a test's own step");
     let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
+    (
+        output.status.code(),
+        String::from_utf8(text).expect("a test's own step"),
+    )
 }
 
 #[test]
 fn a_damaged_footer_is_rebuilt_and_nothing_is_lost() {
-    let data = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().expect("a test's own step");
     let segment = directory(data.path());
-    let whole = fs::read(&segment).unwrap();
+    let whole = fs::read(&segment).expect("a test's own step");
     flip(&segment, whole.len() - 50);
     let (code, text) = accept(data.path(), &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("nothing is lost"), "{text}");
-    assert!(fs::read(&segment).unwrap() == whole);
+    assert!(fs::read(&segment).expect("a test's own step") == whole);
     let (code, text) = accept(data.path(), &[]);
     assert!(code == Some(1) && text.contains("not damaged"), "{text}");
 }
 
 #[test]
 fn a_shard_begins_empty_only_when_what_is_lost_is_repeated() {
-    let data = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().expect("a test's own step");
     let segment = directory(data.path());
     flip(&segment, 100);
     for wrong in [&[][..], &["--begin-empty", "1"]] {

@@ -108,16 +108,21 @@ async def the_same_id_with_anything_else_is_a_conflict(world):
 
 
 @rule("R34")
-async def the_same_id_to_another_target_is_a_conflict(world):
+async def the_same_id_to_another_target_is_another_message(world):
     alice = await world.session("alice")
     bob = await world.session("bob")
     carol = await world.session("carol")
     message = alice.message(bob.name, "one")
-    await alice.request(send=message)
-    for target in ({"name": carol.name}, {"user": carol.user}, {"user": alice.user}):
-        assert await alice.refusal(send={**message, "to": target}) == "CONFLICT", target
-    sent = await alice.send(carol.name, "two")
-    assert (await carol.event()).msgId == sent.msgId
+    first = await alice.request(send=message)
+    # However a target is named, it is one.
+    named = await alice.request(send={**message, "to": {"user": bob.user}})
+    assert named.duplicate and named.msgId == first.msgId
+    other = await alice.request(send={**message, "to": {"name": carol.name}})
+    assert not other.duplicate and other.msgId != first.msgId
+    again = await alice.request(send={**message, "to": {"user": carol.user}})
+    assert again.duplicate and again.msgId == other.msgId
+    assert (await bob.event()).msgId == first.msgId
+    assert (await carol.event()).msgId == other.msgId
 
 
 @rule("R35")
