@@ -127,16 +127,7 @@ async fn start(settings: &Settings) -> Result<Node> {
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     let connections = connections(settings, workers)?;
     let certificate = certificate(settings, data.folder())?;
-    let bound = settings
-        .listen
-        .iter()
-        .map(|address| {
-            let udp_buffer_bytes = certificate
-                .is_some()
-                .then_some(settings.edge.udp_buffer_bytes);
-            listeners::bind(*address, workers, udp_buffer_bytes)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let bound = bind(settings, workers, certificate.is_some())?;
     let admin_listener = tokio::net::TcpListener::bind(settings.admin.listen)
         .await
         .map_err(|error| {
@@ -221,6 +212,13 @@ async fn start(settings: &Settings) -> Result<Node> {
         words,
         _data: data,
     })
+}
+
+/// The sockets of clients; those of QUIC only with a certificate.
+fn bind(settings: &Settings, workers: usize, quic: bool) -> Result<Vec<Bound>> {
+    let udp_buffer_bytes = quic.then_some(settings.edge.udp_buffer_bytes);
+    let bind = |address: &SocketAddr| listeners::bind(*address, workers, udp_buffer_bytes);
+    Ok(settings.listen.iter().map(bind).collect::<Result<_, _>>()?)
 }
 
 /// What is opened for clients, and with what.
