@@ -109,9 +109,14 @@ impl Unproven {
         let Some(found) = table.addresses.get_mut(&address) else {
             return bytes;
         };
+        if found.session && !handshake {
+            // Nor does it count: many connections may share an address, and what a session
+            // is sent must not be missing for the next handshake.
+            return bytes;
+        }
         let left = (found.received * TIMES).saturating_sub(found.sent);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let goes = if bytes <= left || (found.session && !handshake) {
+        let goes = if bytes <= left {
             bytes
         } else {
             left / segment * segment
@@ -120,10 +125,13 @@ impl Unproven {
         goes
     }
 
-    /// Bytes were counted and did not go.
-    fn give_back(&self, address: SocketAddr, bytes: usize) {
-        if let Some(found) = self.table().addresses.get_mut(&address) {
-            found.sent -= bytes as u64;
+    /// Bytes were taken and did not go.
+    fn give_back(&self, address: SocketAddr, bytes: usize, handshake: bool) {
+        if let Some(found) = self.table().addresses.get_mut(&address)
+            && (handshake || !found.session)
+        {
+            // The entry may be another one by now.
+            found.sent = found.sent.saturating_sub(bytes as u64);
         }
     }
 
@@ -203,9 +211,8 @@ impl AsyncUdpSocket for Careful {
         let contents = transmit.contents;
         let to = transmit.destination;
         let segment = transmit.segment_size.unwrap_or(contents.len());
-        let goes = self
-            .unproven
-            .take(to, contents.len(), segment, is_handshake(contents));
+        let handshake = is_handshake(contents);
+        let goes = self.unproven.take(to, contents.len(), segment, handshake);
         if goes == 0 {
             return Ok(());
         }
@@ -218,7 +225,7 @@ impl AsyncUdpSocket for Careful {
         };
         self.socket
             .try_send(&part)
-            .inspect_err(|_| self.unproven.give_back(to, goes))
+            .inspect_err(|_| self.unproven.give_back(to, goes, handshake))
     }
 
     fn poll_recv(
@@ -277,7 +284,7 @@ mod tests {
         unproven.heard(address(1), 1_200, true);
         // Of a batch, what fits.
         assert_eq!(unproven.take(address(1), 6_000, 1_200, true), 3_600);
-        unproven.give_back(address(1), 3_600);
+        unproven.give_back(address(1), 3_600, true);
         assert_eq!(unproven.take(address(1), 3_601, 3_601, true), 3_601);
         // Another address is not counted, and this one no longer once it has answered.
         assert_eq!(unproven.take(address(2), 9_000, 1_200, true), 9_000);
@@ -304,6 +311,17 @@ mod tests {
         let _forged = unproven.begin(address(1), 0).unwrap();
         unproven.heard(address(1), 40, false);
         assert_eq!(unproven.take(address(1), 60_000, 1_200, false), 60_000);
+    }
+
+    /// All that its sessions were sent counted, and nobody else could begin one there.
+    #[test]
+    fn what_a_session_was_sent_was_missing_for_the_next_handshake_of_its_address() {
+        let unproven = Arc::new(Unproven::default());
+        let _first = unproven.begin(address(1), 0).unwrap();
+        unproven.heard(address(1), 40, false);
+        assert_eq!(unproven.take(address(1), 60_000, 1_200, false), 60_000);
+        let _second = unproven.begin(address(1), 0).unwrap();
+        assert_eq!(unproven.take(address(1), 7_200, 1_200, true), 7_200);
         assert_eq!(unproven.take(address(1), 1_200, 1_200, true), 0);
     }
 
