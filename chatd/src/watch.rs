@@ -1,7 +1,7 @@
 //! Watches the threads of a node: which of them works, waits or is in a disk call, which
 //! has stood still, and which has ended without having been asked to.
 //!
-//! A thread says what it does with one relaxed store into its [`Beacon`]; it reads no
+//! A thread says what it does with one relaxed store into its `Beacon`; it reads no
 //! clock. Whoever asks how the threads are ([`Watch::look`]) compares with what was there
 //! when they were asked before, so what stands still is found by asking twice.
 //!

@@ -11,8 +11,8 @@
 //! A forged address may be that of a session. What comes from it in packets with short
 //! headers says so, and from then on none of those to it is dropped.
 //!
-//! Bound: [`ADDRESSES`]; one more has to prove itself by a Retry. A handshake that failed
-//! is remembered for [`AFTERWARDS_MS`], in which quinn may still repeat its close.
+//! Bound: `ADDRESSES`; one more has to prove itself by a Retry. A handshake that failed
+//! is remembered for `AFTERWARDS_MS`, in which quinn may still repeat its close.
 
 use std::{
     collections::{HashMap, VecDeque},
