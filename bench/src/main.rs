@@ -5,11 +5,14 @@
 //! limit: server and load share the machine, so rates are what it allows for both;
 //! ratios and CPU a message carry over, rates do not.
 
+mod bystanders;
 mod link;
 mod message;
 mod node;
 mod report;
 mod rows;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -43,6 +46,27 @@ enum Suite {
         #[arg(long)]
         rate: Option<u32>,
     },
+    /// What one client costs the others: their times while it does its worst.
+    Bystanders {
+        /// Only this attack; may be repeated.
+        #[arg(long, value_name = "ATTACK")]
+        only: Vec<String>,
+        /// Rounds of each attack; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of a measurement; a round has two.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// The node's cap on memory, in MiB.
+        #[arg(long, default_value_t = 256)]
+        memory_mib: u64,
+        /// Another binary than the `chatd` beside this one.
+        #[arg(long, value_name = "PATH")]
+        chatd: Option<PathBuf>,
+        /// A setting of the node, `name=value`; may be repeated.
+        #[arg(long, value_name = "SETTING")]
+        set: Vec<String>,
+    },
 }
 
 const ROWS: &[&str] = &[
@@ -50,27 +74,52 @@ const ROWS: &[&str] = &[
 ];
 
 fn main() -> Result<()> {
-    let Suite::OneNode {
-        only,
-        rounds,
-        seconds,
-        quick,
-        rate,
-    } = Flags::parse().suite;
-    let plan = Plan {
-        rounds: rounds.max(1),
-        seconds: seconds.max(1),
-        quick,
-        rate,
-    };
-    for row in &only {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    match Flags::parse().suite {
+        Suite::OneNode {
+            only,
+            rounds,
+            seconds,
+            quick,
+            rate,
+        } => {
+            let plan = Plan {
+                rounds: rounds.max(1),
+                seconds: seconds.max(1),
+                quick,
+                rate,
+            };
+            one_node(&runtime, &only, plan)
+        }
+        Suite::Bystanders {
+            only,
+            rounds,
+            seconds,
+            memory_mib,
+            chatd,
+            set,
+        } => {
+            let plan = bystanders::Plan {
+                only,
+                rounds: rounds.max(1),
+                seconds: seconds.max(1),
+                memory_bytes: memory_mib.max(1) << 20,
+                chatd,
+                set,
+            };
+            runtime.block_on(bystanders::run(&plan))
+        }
+    }
+}
+
+fn one_node(runtime: &tokio::runtime::Runtime, only: &[String], plan: Plan) -> Result<()> {
+    for row in only {
         if !ROWS.contains(&row.as_str()) {
             bail!("no row is called {row}: there are {}", ROWS.join(", "));
         }
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
     for row in ROWS {
         if only.is_empty() || only.iter().any(|name| name == row) {
             eprintln!("{row}");

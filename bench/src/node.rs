@@ -17,6 +17,7 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 /// A node; killed when dropped.
 pub(crate) struct Node {
     folder: tempfile::TempDir,
+    binary: PathBuf,
     settings: Vec<String>,
     child: Child,
     /// Where clients come.
@@ -30,22 +31,40 @@ impl Node {
     /// # Errors
     /// If it does not get ready.
     pub(crate) async fn start(settings: &[&str]) -> Result<Self> {
-        let folder = tempfile::tempdir().context("a folder for the node")?;
-        let (address, admin) = (free_address()?, free_address()?);
-        let settings: Vec<String> = [
+        let wide = [
             "limits.sends_per_second=1000000",
             "limits.sends_burst=1000000",
+            "limits.new_inboxes_per_hour=1000000000",
             "limits.event_credits=4096",
             "edge.max_connections=30000",
-            "logging.filter=warn",
-        ]
-        .iter()
-        .chain(settings)
-        .map(ToString::to_string)
-        .collect();
-        let child = launch(folder.path(), address, admin, &settings)?;
+        ];
+        Self::with_default_limits(None, &[&wide, settings].concat()).await
+    }
+
+    /// Starts a node with the limits that it has by itself. `binary` is another chatd than
+    /// the one beside this executable.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub(crate) async fn with_default_limits(
+        binary: Option<PathBuf>,
+        settings: &[&str],
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir().context("a folder for the node")?;
+        let (address, admin) = (free_address()?, free_address()?);
+        let binary = match binary {
+            Some(binary) => binary,
+            None => std::env::current_exe()?.with_file_name("chatd"),
+        };
+        let settings: Vec<String> = ["logging.filter=warn"]
+            .iter()
+            .chain(settings)
+            .map(ToString::to_string)
+            .collect();
+        let child = launch(&binary, folder.path(), address, admin, &settings)?;
         let mut node = Self {
             folder,
+            binary,
             settings,
             child,
             address,
@@ -64,7 +83,13 @@ impl Node {
         self.child.kill()?;
         self.child.wait()?;
         let started = Instant::now();
-        self.child = launch(self.folder.path(), self.address, self.admin, &self.settings)?;
+        self.child = launch(
+            &self.binary,
+            self.folder.path(),
+            self.address,
+            self.admin,
+            &self.settings,
+        )?;
         let mut first = None;
         loop {
             let text = self.get("/v1/cluster").await.unwrap_or_default();
@@ -104,12 +129,25 @@ impl Node {
     /// # Errors
     /// If the process is gone.
     pub(crate) fn resident_bytes(&self) -> Result<f64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Memory of its own in bytes: pages of mapped segments, which the system takes back
+    /// when it likes, are not counted.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub(crate) fn anonymous_bytes(&self) -> Result<f64> {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, name: &'static str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("VmRSS")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+            .find(|line| line.starts_with(name))
+            .context(name)?;
+        let kib: f64 = line.split_whitespace().nth(1).context(name)?.parse()?;
         Ok(kib * 1024.0)
     }
 
@@ -172,12 +210,12 @@ impl Drop for Node {
 }
 
 fn launch(
+    binary: &Path,
     folder: &Path,
     address: SocketAddr,
     admin: SocketAddr,
     settings: &[String],
 ) -> Result<Child> {
-    let binary = std::env::current_exe()?.with_file_name("chatd");
     if !binary.exists() {
         bail!(
             "{} is missing: cargo build --release --bin chatd",

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod edge;
 pub mod folder;
 pub mod metrics;
+pub mod overload;
 mod planted;
 pub mod server;
 pub mod settings;

@@ -52,6 +52,7 @@ use crate::{
     },
     folder::Folder,
     metrics::Metrics,
+    overload,
     settings::Settings,
     shards::{self, Join, Panicked, ShardReport, Shards},
     watch::{self, Role, Watch},
@@ -185,8 +186,8 @@ async fn start(settings: &Settings) -> Result<Node> {
         let keys = keys::follow(Arc::clone(&authenticator), source);
         tokio::spawn(watch.task("keys", keys));
     }
-    let memory = process::watch_memory(Arc::clone(&admission), settings.edge.memory_bytes);
-    tokio::spawn(watch.task("memory", memory));
+    let watched = overload::watch::Watched::new(&admission, &sessions, &shards);
+    spawn_overload(&watch, watched, settings);
     let shared = shared(
         settings,
         &shards,
@@ -203,12 +204,8 @@ async fn start(settings: &Settings) -> Result<Node> {
         watch,
     };
     let listeners = open_doors(settings, doors, shared, &admission)?;
-
-    tokio::spawn(audit::walk(
-        shards.clone(),
-        metrics,
-        settings.audit.events_per_second,
-    ));
+    let events_per_second = settings.audit.events_per_second;
+    tokio::spawn(audit::walk(shards.clone(), metrics, events_per_second));
     Ok(Node {
         admin,
         admission,
@@ -221,6 +218,11 @@ async fn start(settings: &Settings) -> Result<Node> {
         words,
         _data: data,
     })
+}
+
+fn spawn_overload(watch: &Arc<Watch>, watched: overload::watch::Watched, settings: &Settings) {
+    let overload = overload::watch::watch(watched, settings.edge.memory_bytes);
+    tokio::spawn(watch.task("overload", overload));
 }
 
 /// What is opened for clients, and with what.
@@ -405,11 +407,14 @@ async fn start_shards(
         host: HostSettings {
             limits: limits(settings),
             outbox_bytes: settings.cluster.outbox_bytes,
+            known_users_only: settings.cluster.known_users_only,
             ack_flush_ms: own.ack_flush_ms,
             outbox_resend_ms: own.outbox_resend_ms,
             presence_coalesce_ms: own.presence_coalesce_ms,
             slow_consumer_ms: own.slow_consumer_ms,
             flush_bytes: own.flush_bytes,
+            user_devices: settings.limits.user_devices,
+            new_inboxes_per_hour: settings.limits.new_inboxes_per_hour,
             // The map is that of the data, once it is read.
             ..HostSettings::new(data.node, rand::random(), Arc::new(ShardMap::even(1)))
         },

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -156,6 +156,16 @@ pub(crate) struct Shared {
     failure_told: Notify,
     down: Mutex<Vec<DownShard>>,
     watch: Arc<Watch>,
+    load: Load,
+}
+
+/// What the threads know of the node's pressures.
+#[derive(Default)]
+struct Load {
+    /// How old the queue was that a shard thread took from, the most since it was looked at.
+    queue_ms: AtomicU64,
+    /// Files of the log, in percent of its budget.
+    log_percent: AtomicU64,
 }
 
 impl Shared {
@@ -340,6 +350,35 @@ impl Shards {
             })
     }
 
+    /// How old the oldest event was that a shard thread took since the last look, in ms, and
+    /// the percent of the log's budget that is used. Asks the threads for the next look.
+    #[must_use]
+    pub fn pressures(&self) -> (u64, u64) {
+        let queue_ms = self.shared.load.queue_ms.swap(0, Ordering::Relaxed);
+        let now_ms = clock::now().mono_ms;
+        for queue in &self.shared.queues {
+            // A queue without a place is as old as can be: that thread takes nothing.
+            if queue.try_send(ToThread::Age(now_ms)).is_err() {
+                self.shared
+                    .load
+                    .queue_ms
+                    .fetch_max(u64::MAX, Ordering::Relaxed);
+            }
+        }
+        (
+            queue_ms,
+            self.shared.load.log_percent.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Memory is short: shards with large memtables are flushed now.
+    pub fn memory_short(&self) {
+        for queue in &self.shared.queues {
+            // One that finds no place is said again with the next look.
+            drop(queue.try_send(ToThread::MemoryShort));
+        }
+    }
+
     /// The shard map.
     #[must_use]
     pub fn map(&self) -> Arc<ShardMap> {
@@ -445,6 +484,7 @@ impl Parts {
             failure_told: Notify::new(),
             down: Mutex::new(down),
             watch: Arc::clone(&config.watch),
+            load: Load::default(),
         });
 
         let (log_sender, log_queue) = bounded(LOG_QUEUE);

@@ -134,6 +134,9 @@ pub struct Settings {
     /// Random: the shard's first incarnation, taken only if it has none.
     #[prost(fixed64, tag = "10")]
     pub incarnation: u64,
+    /// Naming somebody makes no inbox: only who has connected once can be written to.
+    #[prost(bool, tag = "11")]
+    pub known_users_only: bool,
 }
 
 /// See [`Command::Attach`].

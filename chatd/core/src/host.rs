@@ -13,6 +13,7 @@
 //! done when what it needs is in memory. Known limit: what applying a command reads is
 //! read on the shard's thread, warm or not.
 
+mod accounts;
 mod acks;
 mod apply;
 mod attach;
@@ -28,9 +29,11 @@ mod requests;
 mod room;
 mod shard;
 mod trail;
+mod turns;
 
 use bytes::Bytes;
 use chat_wire::{
+    error::{Code, Refusal},
     ids::{NodeId, ReplicaId, SessionId, ShardId},
     limits::Limits,
 };
@@ -49,6 +52,7 @@ use crate::{
 use parked::{Parked, Shelved};
 use room::Room;
 use shard::Shard;
+use turns::{Admitted, Turns};
 
 pub use lookup::Lookup;
 pub use parked::MAX_WARMING;
@@ -58,8 +62,9 @@ pub use trail::{Place, Trail};
 /// Passes of one [`Host::poll`] at most; what is left is done by the next, which
 /// [`Host::deadline_ms`] asks for at once.
 const MAX_PASSES: usize = 32;
-/// Bytes of entries applied in one poll at most: a long log is applied shard after
-/// shard, and the first ones serve while the others are still at it.
+/// Bytes of entries, and of rows, applied in one poll at most; the next one goes on with the
+/// shards behind. So nobody waits for all that a large change does in many shards, and a
+/// long log is applied shard after shard: the first ones serve while the others are at it.
 const MAX_APPLY_BYTES: usize = 4 * 1024 * 1024;
 /// A tick of Raft, in ms.
 pub const TICK_MS: u64 = 100;
@@ -79,6 +84,8 @@ pub struct HostSettings {
     pub limits: Limits,
     /// Bytes of one destination's outbox; the cluster's setting at bootstrap.
     pub outbox_bytes: u64,
+    /// Only who has connected once can be written to; the cluster's setting at bootstrap.
+    pub known_users_only: bool,
     /// ACKs and MARKs of a shard go into its log at most this often.
     pub ack_flush_ms: u64,
     /// Outbox entries and marks without progress for so long are sent again.
@@ -98,6 +105,17 @@ pub struct HostSettings {
     pub entry_cost: EntryCost,
     /// Shard 0 repeats the settings to all shards this often.
     pub settings_repeat_ms: u64,
+    /// A user's devices together may do as much as so many of them: see
+    /// [`crate::session::device_rate`].
+    pub user_devices: u32,
+    /// Inboxes that one user may make in an hour.
+    pub new_inboxes_per_hour: u32,
+    /// What one user may have done on a thread before others have their turn, in the units of
+    /// [`crate::cost`].
+    pub turn_units: u32,
+    /// What all users may have done in a pass: as many plain SENDs as a thread takes from its
+    /// queue at once fit into it.
+    pub pass_units: u32,
     /// Messages between shards of this host stay inside. A simulator that wants to
     /// lose them says no.
     pub short_cut: bool,
@@ -113,6 +131,7 @@ impl HostSettings {
             map,
             limits: Limits::default(),
             outbox_bytes: 64 * 1024 * 1024,
+            known_users_only: false,
             ack_flush_ms: 200,
             outbox_resend_ms: 1_000,
             confirm_ms: 500,
@@ -125,6 +144,10 @@ impl HostSettings {
                 block: 4096,
             },
             settings_repeat_ms: 1_000,
+            user_devices: 2,
+            new_inboxes_per_hour: 5_000,
+            turn_units: 2_000,
+            pass_units: 32_000,
             short_cut: true,
         }
     }
@@ -358,6 +381,7 @@ pub struct Host<S: ShardStore> {
     dirty: BTreeSet<ShardId>,
     effects: Vec<Effect>,
     parked: Parked,
+    turns: Turns,
     counters: Counters,
     /// Shards that are here and cannot be stepped, and why.
     down: BTreeMap<ShardId, String>,
@@ -367,6 +391,8 @@ pub struct Host<S: ShardStore> {
     now: Now,
     next_tick_ms: u64,
     trail: Arc<Trail>,
+    /// The shard that the next poll begins with.
+    next_shard: ShardId,
 }
 
 impl<S: ShardStore> Host<S> {
@@ -376,6 +402,7 @@ impl<S: ShardStore> Host<S> {
         Self {
             room: Room::new(settings.entry_cost),
             finishing: false,
+            turns: Turns::new(settings.turn_units, settings.pass_units),
             settings,
             shards: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -387,6 +414,7 @@ impl<S: ShardStore> Host<S> {
             now: Now::default(),
             next_tick_ms: 0,
             trail: Arc::default(),
+            next_shard: ShardId(0),
         }
     }
 
@@ -446,7 +474,12 @@ impl<S: ShardStore> Host<S> {
     pub fn step(&mut self, now: Now, event: Event) {
         self.now = now;
         let id = match &event {
-            Event::Session(to) => to.shard,
+            Event::Session(_) => {
+                if let Event::Session(to) = event {
+                    self.session(to);
+                }
+                return;
+            }
             Event::Shard(message) => message.to,
             Event::Persisted { shard, .. }
             | Event::Flushed { shard }
@@ -472,16 +505,11 @@ impl<S: ShardStore> Host<S> {
             effects: &mut self.effects,
         };
         let Some(shard) = self.shards.get_mut(&id) else {
-            if let Event::Session(to) = event {
-                let down = self.down.get(&id).map(String::as_str);
-                requests::refuse_unknown_shard(&mut pass, to, down);
-            }
             return;
         };
         self.dirty.insert(id);
         self.trail.enter(shard.place());
         match event {
-            Event::Session(to) => shard.request(&mut pass, to.request),
             Event::Shard(message) => shard.message(&mut pass, message.from, message.says),
             Event::Persisted { ready, .. } => shard.replica.persisted(ready),
             Event::Flushed { .. } => shard.flush.finished(),
@@ -492,8 +520,59 @@ impl<S: ShardStore> Host<S> {
                     shard.warmed(&mut pass, waiting);
                 }
             }
-            Event::DiskFull(_) | Event::Tick => {}
+            Event::Session(_) | Event::DiskFull(_) | Event::Tick => {}
         }
+        self.trail.leave();
+    }
+
+    /// A request has its turn now, or waits for it.
+    fn session(&mut self, to: ToShard) {
+        match self.turns.admit(to) {
+            Admitted::Now(to) => self.serve(to),
+            Admitted::Later => {}
+            Admitted::Refused(refused) => {
+                let mut pass = Pass {
+                    settings: &self.settings,
+                    now: self.now,
+                    disk_full: self.disk_full,
+                    apply_bytes: 0,
+                    parked: &mut self.parked,
+                    counters: &mut self.counters,
+                    effects: &mut self.effects,
+                    finishing: self.finishing,
+                    room: &mut self.room,
+                    trail: &self.trail,
+                };
+                for to in refused {
+                    let many = "too many requests wait for their turn, most of them this user's";
+                    let refusal = Refusal::new(Code::Overloaded, many);
+                    requests::refuse_request(&mut pass, to, &refusal);
+                }
+            }
+        }
+    }
+
+    /// A request has its turn.
+    fn serve(&mut self, to: ToShard) {
+        let mut pass = Pass {
+            settings: &self.settings,
+            now: self.now,
+            disk_full: self.disk_full,
+            apply_bytes: 0,
+            parked: &mut self.parked,
+            counters: &mut self.counters,
+            effects: &mut self.effects,
+            finishing: self.finishing,
+            room: &mut self.room,
+            trail: &self.trail,
+        };
+        let Some(shard) = self.shards.get_mut(&to.shard) else {
+            let down = self.down.get(&to.shard).map(String::as_str);
+            return requests::refuse_unknown_shard(&mut pass, to, down);
+        };
+        self.dirty.insert(to.shard);
+        self.trail.enter(shard.place());
+        shard.request(&mut pass, to.request);
         self.trail.leave();
     }
 
@@ -542,13 +621,19 @@ impl<S: ShardStore> Host<S> {
             }
         }
         self.unshelve(now);
+        self.turns.begin_pass();
+        while let Some(to) = self.turns.next() {
+            self.serve(to);
+        }
         self.hand_out(now, out);
         let mut apply_bytes = MAX_APPLY_BYTES;
         for _ in 0..MAX_PASSES {
             let mut dirty = std::mem::take(&mut self.dirty);
-            while apply_bytes > 0
-                && let Some(id) = dirty.pop_first()
-            {
+            while apply_bytes > 0 {
+                let next = dirty.range(self.next_shard..).next().or(dirty.first());
+                let Some(id) = next.copied() else { break };
+                dirty.remove(&id);
+                self.next_shard = ShardId(id.0.wrapping_add(1));
                 let mut pass = Pass {
                     settings: &self.settings,
                     now,
@@ -679,7 +764,11 @@ impl<S: ShardStore> Host<S> {
         if self.shards.is_empty() {
             return None;
         }
-        if !self.dirty.is_empty() || !self.effects.is_empty() || self.parked.may_unshelve() {
+        if !self.dirty.is_empty()
+            || !self.effects.is_empty()
+            || self.turns.is_waiting()
+            || self.parked.may_unshelve()
+        {
             return Some(self.now.mono_ms);
         }
         let timers = self
@@ -735,6 +824,11 @@ impl<S: ShardStore> Host<S> {
     fn unsent_bytes(&self) -> u64 {
         let shards = self.shards.values();
         shards.map(|shard| shard.proposals.unsent_bytes()).sum()
+    }
+
+    /// Users whose accounts are kept.
+    fn accounts(&self) -> usize {
+        self.shards.values().map(|shard| shard.accounts.len()).sum()
     }
 
     /// Watched (session, user) pairs.

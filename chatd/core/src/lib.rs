@@ -6,7 +6,9 @@
 //! thread; they meet only in [`message`]. The daemon spreads them over cores, a
 //! simulator can hold many nodes of them in one thread.
 
+pub mod bucket;
 pub mod command;
+pub mod cost;
 pub mod delivery;
 pub mod host;
 pub mod message;

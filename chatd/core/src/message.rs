@@ -151,6 +151,20 @@ pub enum Request {
         /// Of whom.
         users: Vec<UserId>,
     },
+    /// What a session spent since it said so last, at the user's shard; the last of a
+    /// session comes before its DETACH. Kept and added up while the queue is full.
+    Spent {
+        /// Which session.
+        session: SessionId,
+        /// Whose.
+        user: UserId,
+        /// Of which device.
+        device: DeviceId,
+        /// In units; below zero if more was given back.
+        units: i64,
+        /// Inboxes made for what it sent.
+        inboxes: u32,
+    },
     /// At the sender's shard; dropped first when anything is full.
     Typing {
         /// Which session.
@@ -269,6 +283,10 @@ pub enum ToSession {
         client_id: ClientId,
         /// The answer.
         sent: frame::Sent,
+        /// Members of the group; 0 to a person.
+        members: u32,
+        /// Inboxes made for it.
+        inboxes: u32,
     },
     /// A request is refused. `client_id` names the message of a SEND.
     Refused {
@@ -283,6 +301,19 @@ pub enum ToSession {
     Events(Vec<Event>),
     /// RECEIPT, PRESENCE, TYPING: no answer to anything.
     Signal(frame::Body),
+    /// Nothing that costs passes for a while.
+    Wait {
+        /// Which bound was reached.
+        what: Wait,
+        /// For so long.
+        ms: u32,
+    },
+    /// An older session of the device had spent so many units more than this one was told
+    /// when it began; below zero if it gave them back.
+    SpentBefore {
+        /// Units.
+        units: i64,
+    },
     /// A newer session of the device took over: REPLACED, then closed.
     Replaced,
     /// The session ends with this error.
@@ -302,6 +333,30 @@ pub struct Attached {
     pub resumed: Resumed,
     /// The cluster's limits that clients are told.
     pub limits: Limits,
+    /// What the device may spend.
+    pub allowance: Allowance,
+}
+
+/// What a device may spend when its session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Left in its bucket, in units: see [`crate::cost`].
+    pub device_units: i64,
+    /// Until the user's bucket lets something pass.
+    pub wait_ms: u32,
+    /// Until the user may make an inbox again.
+    pub strangers_wait_ms: u32,
+}
+
+/// Which bound makes a session wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The user's bucket is empty: RATE_LIMITED.
+    User,
+    /// The user has made too many inboxes: RATE_LIMITED where one could be made.
+    Strangers,
+    /// The node sheds the heaviest: OVERLOADED.
+    Overload,
 }
 
 /// What a session is told after WELCOME.

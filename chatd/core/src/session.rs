@@ -14,7 +14,7 @@ mod check;
 mod kept;
 mod opening;
 mod order;
-mod rate;
+mod purse;
 mod requests;
 mod serving;
 
@@ -31,23 +31,29 @@ use std::{
     sync::Arc,
 };
 
+pub use purse::device_rate;
 pub use requests::{group_digest, send_digest};
 
 use crate::{
+    cost,
     message::{Identity, Now, Request, ToSession, ToShard},
     placement::map::ShardMap,
     router,
 };
 use kept::Kept;
 use order::Lanes;
-use rate::Bucket;
+use purse::Purse;
 
 /// Reads that wait for bulk credits at most; one more is OVERLOADED.
 const MAX_WAITING_READS: usize = 16;
 /// Groups whose marks one session follows at most; one more is LIMIT_EXCEEDED.
 const MAX_FOLLOWED: usize = 32;
+/// Groups whose size a session remembers.
+const MAX_SIZES: usize = 16;
 /// Credits a client can have granted at most; what is above is not counted.
 const MAX_CREDITS: u32 = 1 << 20;
+/// How long a client is not read that does not wait when it is told to.
+const PAUSE_MS: u64 = 20;
 /// How long before its end a token is said to end.
 const EXPIRY_NOTICE_MS: u64 = 60_000;
 
@@ -147,7 +153,8 @@ pub struct Session {
     expiry_told: bool,
     /// The request number of a REAUTH whose token is being checked.
     reauth: Option<u32>,
-    bucket: Bucket,
+    purse: Purse,
+    sizes: Sizes,
     bulk_credits: u32,
     work: Option<Box<Work>>,
     kept: Option<Box<Kept>>,
@@ -184,10 +191,44 @@ enum Waiting {
     Send {
         id: ClientId,
         conversation: ConversationId,
+        bytes: u32,
+        charged: u32,
+    },
+    /// A change of a group; it may make so many inboxes.
+    Change {
+        charged: u32,
+        names: u32,
     },
     /// Its answer is a PAGE, and a bulk credit is reserved for it.
-    Bulk,
+    Bulk {
+        charged: u32,
+    },
     Other,
+}
+
+/// How many members the groups had that this session sent to last: what the next message
+/// costs is known before it is sent. One that is not here is taken for
+/// [`cost::UNKNOWN_MEMBERS`].
+#[derive(Debug, Default)]
+struct Sizes(Option<Box<[(u64, u32); MAX_SIZES]>>);
+
+impl Sizes {
+    fn of(&self, group: GroupId) -> u32 {
+        let known = self.0.iter().flat_map(|sizes| sizes.iter());
+        known
+            .filter(|(id, _)| *id == group.0)
+            .map(|(_, members)| *members)
+            .next()
+            .unwrap_or(cost::UNKNOWN_MEMBERS)
+    }
+
+    /// The newest stands first, and the last one makes room.
+    fn learn(&mut self, group: GroupId, members: u32) {
+        let sizes = self.0.get_or_insert_default();
+        let at = sizes.iter().position(|(id, _)| *id == group.0);
+        sizes[..=at.unwrap_or(MAX_SIZES - 1)].rotate_right(1);
+        sizes[0] = (group.0, members);
+    }
 }
 
 /// Salts of bodies: BLAKE3 keyed with the session's seed, over a counter.
@@ -219,7 +260,7 @@ impl Session {
         salt_seed: [u8; 32],
         now: Now,
     ) -> Self {
-        let bucket = Bucket::new(now, settings.limits.sends_burst);
+        let purse = Purse::new(&settings.limits, now);
         let bulk_credits = settings.limits.bulk_credits;
         Self {
             settings,
@@ -238,7 +279,8 @@ impl Session {
             expires_at_ms: u64::MAX,
             expiry_told: false,
             reauth: None,
-            bucket,
+            purse,
+            sizes: Sizes::default(),
             bulk_credits,
             work: None,
             kept: None,
@@ -255,9 +297,18 @@ impl Session {
 
     /// Takes one thing that happened.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        self.take(now, input, out);
+        if self.purse.says(&self.settings.limits) {
+            self.say_spent(out);
+        }
+    }
+
+    fn take(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         if let State::Over = self.state {
             match input {
-                Input::Overloaded(to) if matches!(to.request, Request::Detach { .. }) => {
+                Input::Overloaded(to)
+                    if matches!(to.request, Request::Detach { .. } | Request::Spent { .. }) =>
+                {
                     self.keep(now, to, out);
                 }
                 Input::Tick => self.offer_kept(now, out),
@@ -299,6 +350,24 @@ impl Session {
     #[must_use]
     pub fn user(&self) -> Option<UserId> {
         self.identity.as_ref().map(|identity| identity.user)
+    }
+
+    /// The app of its user, once a token said so.
+    #[must_use]
+    pub fn app(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| identity.app.as_str())
+    }
+
+    /// What its requests have cost since it began, in units: see [`crate::cost`].
+    #[must_use]
+    pub const fn spent(&self) -> u64 {
+        self.purse.total()
+    }
+
+    /// How long nothing more should be read from the client, in ms: it goes on asking although
+    /// it is told to wait. Asked after each read.
+    pub fn take_pause_ms(&mut self) -> Option<u64> {
+        self.purse.take_hammers().then_some(PAUSE_MS)
     }
 
     /// Its number.
@@ -381,6 +450,7 @@ impl Session {
         let Some(user) = self.user().filter(|_| attached) else {
             return;
         };
+        self.say_spent(out);
         let mut shards = BTreeSet::from([router::of_user(&self.map, user)]);
         let followed = work.map(|work| work.followed).unwrap_or_default();
         shards.extend(
@@ -408,10 +478,28 @@ impl Session {
             | Request::GroupOp { origin, .. }
             | Request::Read { origin, .. }
             | Request::ReadGroup { origin, .. }
-            | Request::PresenceSubscribe { origin, .. } => self.refused(origin.req, full(), out),
+            | Request::PresenceSubscribe { origin, .. } => {
+                self.refused(now, origin.req, full(), out);
+            }
             // Typing is dropped first.
             Request::Typing { .. } => {}
             _ => self.keep(now, to, out),
+        }
+    }
+
+    /// What was spent is said to the user's shard.
+    fn say_spent(&mut self, out: &mut Vec<Output>) {
+        let Some(user) = self.user() else { return };
+        if let Some((units, inboxes)) = self.purse.say() {
+            let request = Request::Spent {
+                session: self.id,
+                user,
+                device: self.device,
+                units,
+                inboxes,
+            };
+            let shard = router::of_user(&self.map, user);
+            out.push(Output::Submit(ToShard { shard, request }));
         }
     }
 
@@ -438,7 +526,7 @@ impl Session {
         let Some(user) = self.user() else { return };
         let shard = router::of_user(&self.map, user);
         out.extend(
-            kept.offer(self.id, user, shard)
+            kept.offer(self.id, (user, self.device), shard)
                 .into_iter()
                 .map(Output::Submit),
         );

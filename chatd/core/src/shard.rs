@@ -70,6 +70,17 @@ pub struct Effects {
     pub member_marks: Vec<RemoteMark>,
     /// What the host must know.
     pub notices: Vec<Notice>,
+    /// How far it went: for its price, and for nothing else.
+    pub reach: Reach,
+}
+
+/// What a command's price follows from beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Members of the group.
+    pub members: u32,
+    /// Inboxes that were made.
+    pub inboxes: u32,
 }
 
 /// The answer to a command.

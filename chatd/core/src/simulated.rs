@@ -151,6 +151,9 @@ impl Node {
         settings.short_cut = false;
         let mut session_settings = SessionSettings::new(settings.limits, [7; 32]);
         change(&mut settings, &mut session_settings);
+        // The buckets of a device stand at its shard.
+        settings.limits.sends_per_second = session_settings.limits.sends_per_second;
+        settings.limits.sends_burst = session_settings.limits.sends_burst;
         let mut node = Self {
             host: Host::new(settings.clone()),
             now: Now {

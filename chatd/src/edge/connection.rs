@@ -16,6 +16,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use chat_core::{
@@ -106,6 +107,8 @@ pub struct Connection<T> {
     registration: Registration,
     login: Option<Login>,
     window: Window,
+    /// The client does not wait when it is told to: until this is over nothing is read.
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
     heartbeat_ms: u64,
     heard_ms: u64,
     pinged: bool,
@@ -181,6 +184,7 @@ impl<T: Transport> Connection<T> {
             phase: Phase::Open,
             reason: "lost",
             deliveries: Deliveries::new(now.unix_ms),
+            pause: None,
             place,
             welcomed: false,
         }
@@ -314,6 +318,9 @@ impl<T: Transport> Connection<T> {
         if valid {
             self.place.token_is_valid();
         }
+        if let (Some(user), Some(app)) = (self.session.user(), self.session.app()) {
+            self.registration.mailbox().note_user(user, app);
+        }
         true
     }
 
@@ -398,6 +405,12 @@ impl<T: Transport> Connection<T> {
         if !self.has_room() {
             return false;
         }
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.pause = None;
+        }
         let Some(transport) = &mut self.transport else {
             return false;
         };
@@ -434,6 +447,10 @@ impl<T: Transport> Connection<T> {
                 Arrival::Gone(reason) => self.gone(now, Some(reason), out),
             }
         }
+        self.pause = self
+            .session
+            .take_pause_ms()
+            .map(|ms| Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
         true
     }
 
@@ -453,6 +470,7 @@ impl<T: Transport> Connection<T> {
     /// Steps the session and does what it wants, until it wants nothing.
     fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         self.session.step(now, input, out);
+        self.registration.mailbox().note_spent(self.session.spent());
         while !out.is_empty() {
             for output in std::mem::take(out) {
                 self.carry_out(now, output, out);

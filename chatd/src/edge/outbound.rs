@@ -16,8 +16,10 @@ use std::{
 };
 
 use chat_core::message::ToSession;
-use chat_wire::ids::SessionId;
+use chat_wire::ids::{SessionId, UserId};
 use futures_util::task::AtomicWaker;
+
+use crate::overload::Spent;
 
 const STRIPES: usize = 64;
 
@@ -98,6 +100,17 @@ impl Sessions {
     #[must_use]
     pub fn session_bytes(&self) -> usize {
         self.bounds.session_bytes
+    }
+
+    /// What each session with a user has spent. Looks at all of them: for a node that has too
+    /// much to do.
+    #[must_use]
+    pub fn spent(&self) -> Vec<Spent> {
+        let mut all = Vec::new();
+        for stripe in &self.stripes {
+            all.extend(lock(stripe).values().filter_map(|mailbox| mailbox.spent()));
+        }
+        all
     }
 
     /// Live sessions.
@@ -183,6 +196,11 @@ pub struct Mailbox {
     pub(super) wanted_tick: AtomicU64,
     /// See `wanted_tick`.
     pub(super) entered_tick: AtomicU64,
+    /// What its requests cost, since it began: see `chat_core::cost`.
+    spent: AtomicU64,
+    /// Whose session it is, and of which app; 0 until a token said so.
+    user: AtomicU64,
+    app: AtomicU64,
     total: Arc<AtomicUsize>,
     queue: Mutex<Queue>,
 }
@@ -201,6 +219,9 @@ impl Mailbox {
             signals: AtomicU8::new(0),
             wanted_tick: AtomicU64::new(u64::MAX),
             entered_tick: AtomicU64::new(u64::MAX),
+            spent: AtomicU64::new(0),
+            user: AtomicU64::new(0),
+            app: AtomicU64::new(0),
             total,
             queue: Mutex::new(Queue {
                 messages: VecDeque::new(),
@@ -214,6 +235,20 @@ impl Mailbox {
     #[must_use]
     pub fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// What its session has spent, for who looks for the heaviest.
+    pub fn note_spent(&self, units: u64) {
+        self.spent.store(units, Ordering::Relaxed);
+    }
+
+    /// Whose session it is.
+    pub fn note_user(&self, user: UserId, app: &str) {
+        let hash = blake3::hash(app.as_bytes());
+        let number = hash.as_bytes()[..8].iter();
+        let number = number.fold(0, |number, byte| number << 8 | u64::from(*byte));
+        self.app.store(number, Ordering::Relaxed);
+        self.user.store(user.0, Ordering::Relaxed);
     }
 
     /// Wakes `waker` at the next message or signal. Call before [`Mailbox::take`].
@@ -245,6 +280,16 @@ impl Mailbox {
     pub fn raise(&self, signal: Signal) {
         self.signals.fetch_or(signal as u8, Ordering::AcqRel);
         self.waker.wake();
+    }
+
+    fn spent(&self) -> Option<Spent> {
+        let user = self.user.load(Ordering::Relaxed);
+        (user != 0).then(|| Spent {
+            session: self.session,
+            user: UserId(user),
+            app: self.app.load(Ordering::Relaxed),
+            units: self.spent.load(Ordering::Relaxed),
+        })
     }
 
     fn push(&self, message: ToSession, bounds: &Bounds) -> bool {
@@ -323,6 +368,8 @@ fn weight(message: &ToSession) -> usize {
         ToSession::Attached(_)
         | ToSession::Sent { .. }
         | ToSession::Refused { .. }
+        | ToSession::Wait { .. }
+        | ToSession::SpentBefore { .. }
         | ToSession::Replaced
         | ToSession::Close(_) => FIXED,
     }

@@ -193,7 +193,8 @@ settings! {{
         connects_per_second: u32 = "50", "1/s", range(1, 1_000_000);
         /// New connections at once from one address.
         connects_burst: u32 = "500", "", range(1, 1_000_000);
-        /// Memory of the process above which nobody new comes in; 0 is three quarters of
+        /// Memory of the process, without mapped files: near it memtables are flushed early
+        /// and the heaviest users wait, above it nobody new comes in. 0 is three quarters of
         /// the machine's.
         memory_bytes: u64 = "0", "bytes", range(0, 1_000_000_000_000_000);
         /// Buffers of the UDP socket, each way. The kernel may cap them, which is warned of.
@@ -217,10 +218,16 @@ settings! {{
     limits LimitSettings {
         /// Longest frame from a client.
         frame_bytes: u32 = "262144", "bytes", range(66_000, 1_048_576);
-        /// SENDs a second of one session, sustained.
+        /// Plain SENDs a second of one device, sustained. Everything else costs as many
+        /// SENDs as docs/security.md says.
         sends_per_second: u32 = "100", "1/s", range(1, 1_000_000);
-        /// SENDs of one session at once.
+        /// Plain SENDs of one device at once.
         sends_burst: u32 = "200", "", range(1, 1_000_000);
+        /// A user's devices together may do as much as this many of them.
+        user_devices: u32 = "2", "", range(1, 100);
+        /// Inboxes that one user may make by naming people, an hour. Every member that
+        /// GROUP_CREATE and GROUP_ADD name counts as one.
+        new_inboxes_per_hour: u32 = "5000", "1/h", range(1, 1_000_000_000);
         /// Users whose presence one session follows.
         presence_subscriptions: u32 = "1000", "", range(0, 10_000);
         /// Entries in one page.
@@ -298,6 +305,9 @@ settings! {{
         content_bytes: u32 = "65536", "bytes", range(1, 65_536);
         /// Users mentioned in a message.
         mentions: u32 = "100", "", range(0, 1_000);
+        /// Whether only users who have connected once can be written to. Otherwise naming
+        /// somebody makes an inbox.
+        known_users_only: bool = "false", "", words("true or false");
         /// What may wait in a shard's outbox for one other shard.
         outbox_bytes: u64 = "67108864", "bytes", range(1_048_576, 1_073_741_824);
     }

@@ -338,6 +338,10 @@ impl LogThread {
             self.room(),
             self.entry_bytes,
         ));
+        let stats = self.log.stats();
+        let percent = stats.live_bytes.saturating_mul(100) / stats.budget_bytes.max(1);
+        let load = &self.shared.load.log_percent;
+        load.store(percent, Ordering::Relaxed);
         self.want_flushes();
         self.copy_forward()?;
         self.log.reclaim()?;

@@ -18,6 +18,7 @@ use std::{
 use chat_core::{
     host::{Counters, Effect, Event, Host, HostError, Lookup, ShardStatus},
     message::{Now, ShardMessage, ToShard},
+    store::ShardStore as _,
 };
 use chat_wire::ids::{NodeId, ShardId};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -59,6 +60,11 @@ const STOP_AT_MOST_MS: u64 = 5_000;
 /// Events taken before the shards are stepped: larger batches cost latency.
 const EVENTS_A_PASS: usize = 1024;
 
+/// Shards of a thread that are flushed at once when memory is short.
+const FLUSHED_AT_ONCE: usize = 8;
+/// Those that hold less than this are not: a flush costs more than it frees.
+const SHORT_FLUSH_BYTES: u64 = 256 * 1024;
+
 /// What a shard thread is told.
 pub(super) enum ToThread {
     /// By a session.
@@ -79,6 +85,10 @@ pub(super) enum ToThread {
     FlushWanted(ShardId),
     /// By the log thread: the disk is full, or no longer.
     DiskFull(bool),
+    /// Somebody wants to know how old the queue is, asked at this time.
+    Age(u64),
+    /// Memory is short: the largest memtables are flushed.
+    MemoryShort,
     /// How the shards are.
     Status(Sender<Vec<ShardStatus>>),
     /// The next page of the sampled walk.
@@ -200,6 +210,14 @@ impl Thread {
             }
             ToThread::FlushWanted(shard) => self.host.step(now, Event::FlushWanted { shard }),
             ToThread::DiskFull(full) => self.host.step(now, Event::DiskFull(full)),
+            ToThread::Age(asked_ms) => {
+                let age_ms = now.mono_ms.saturating_sub(asked_ms);
+                self.shared
+                    .load
+                    .queue_ms
+                    .fetch_max(age_ms, Ordering::Relaxed);
+            }
+            ToThread::MemoryShort => self.flush_largest(now),
             // Whoever asked may have gone meanwhile.
             ToThread::Status(answer) => drop(answer.try_send(self.host.status())),
             ToThread::Walk(request, answer) => {
@@ -342,6 +360,19 @@ impl Thread {
             });
         }
         commit.readies.push((shard, ready));
+    }
+
+    /// Flushes the shards that hold most in memory, a few at a time: the flush thread writes
+    /// one after the other.
+    fn flush_largest(&mut self, now: Now) {
+        let host = &self.host;
+        let bytes = |shard: &ShardId| host.store(*shard).map_or(0, RaftStore::unflushed_bytes);
+        let mut largest: Vec<_> = self.replicas.keys().map(|id| (bytes(id), *id)).collect();
+        largest.retain(|(bytes, _)| *bytes >= SHORT_FLUSH_BYTES);
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, shard) in largest.into_iter().take(FLUSHED_AT_ONCE) {
+            self.host.step(now, Event::FlushWanted { shard });
+        }
     }
 
     fn flush(&mut self, shard: ShardId) {

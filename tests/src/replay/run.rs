@@ -556,6 +556,7 @@ pub fn node_options() -> node::Options {
     let set = [
         "limits.sends_per_second=1000000",
         "limits.sends_burst=1000000",
+        "limits.new_inboxes_per_hour=1000000000",
     ];
     node::Options {
         arguments: set

@@ -216,12 +216,12 @@ fn the_limits_in_the_page_are_those_of_the_code() {
             "bytes; INVALID_ARGUMENT",
         ),
         (
-            "SENDs a second of a session",
+            "plain SENDs a second of a device",
             limits.sends_per_second.into(),
             "`sendsPerSecond`; RATE_LIMITED",
         ),
         (
-            "SENDs of a session at once",
+            "plain SENDs of a device at once",
             limits.sends_burst.into(),
             "`sendsBurst`; RATE_LIMITED",
         ),

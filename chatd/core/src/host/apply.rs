@@ -17,9 +17,13 @@ use super::{
 use crate::{
     command::{self, Batch, Bootstrap, Command, Item, Settings},
     message::{Origin, Says, ToSession},
-    shard::{Answer, Context, Effects, Notice, entry::Entry, settings},
+    shard::{Answer, Context, Effects, Notice, Reach, entry::Entry, settings},
     store::{ShardStore, Unreadable},
 };
+
+/// What writing a row counts among the bytes that one poll applies: it takes as long as so
+/// many bytes of a long body do.
+const ROW_BYTES: usize = 512;
 
 impl<S: ShardStore> Shard<S> {
     /// Applies what is committed, as far as flushes allow.
@@ -74,7 +78,8 @@ impl<S: ShardStore> Shard<S> {
         if batch.items.iter().flatten().any(flushes) && !self.freeze(pass, position) {
             return Ok(false);
         }
-        let effects = self.run(&batch, entry)?;
+        let (effects, rows) = self.run(&batch, entry)?;
+        pass.apply_bytes = pass.apply_bytes.saturating_sub(rows * ROW_BYTES);
         let mut waiters = self.end_lost(pass, position, term).into_iter();
         let mut effects = effects.into_iter();
         for item in &batch.items {
@@ -86,8 +91,12 @@ impl<S: ShardStore> Shard<S> {
         Ok(true)
     }
 
-    /// Steps the commands, and writes their rows.
-    fn run(&mut self, batch: &Batch, entry: &RaftEntry) -> Result<Vec<Effects>, Unreadable> {
+    /// Steps the commands, and writes their rows: how many.
+    fn run(
+        &mut self,
+        batch: &Batch,
+        entry: &RaftEntry,
+    ) -> Result<(Vec<Effects>, usize), Unreadable> {
         let mut all = Vec::with_capacity(batch.items.len());
         let store = self.replica.store();
         let mut running = Entry::new(store, &mut self.cache, entry.data.clone());
@@ -104,10 +113,11 @@ impl<S: ShardStore> Shard<S> {
             all.push(running.run(&context, &item.command)?);
         }
         let writes = running.finish();
+        let rows = writes.len();
         if !writes.is_empty() {
             self.replica.store_mut().apply(entry.index, writes);
         }
-        Ok(all)
+        Ok((all, rows))
     }
 
     /// False if two frozen parts wait already: the flush, and all behind it, wait.
@@ -155,7 +165,7 @@ impl<S: ShardStore> Shard<S> {
             return Ok(());
         }
         if let Some(answer) = effects.answer {
-            self.answer(pass, waiter, answer);
+            self.answer(pass, waiter, answer, effects.reach);
         }
         if !effects.events.is_empty() {
             let Ok(body) = body::open(&item.body) else {
@@ -192,7 +202,7 @@ impl<S: ShardStore> Shard<S> {
         Ok(())
     }
 
-    fn answer(&mut self, pass: &mut Pass<'_>, waiter: Waiter, answer: Answer) {
+    fn answer(&mut self, pass: &mut Pass<'_>, waiter: Waiter, answer: Answer, reach: Reach) {
         match (waiter, answer) {
             (Waiter::Attach(waiting), answer @ Answer::Attached { .. }) => {
                 self.attached(pass, &waiting, &answer);
@@ -211,6 +221,8 @@ impl<S: ShardStore> Shard<S> {
                         req,
                         client_id: id,
                         sent,
+                        members: reach.members,
+                        inboxes: reach.inboxes,
                     },
                 );
             }
@@ -336,6 +348,7 @@ impl<S: ShardStore> Shard<S> {
             content_bytes: limits.content_bytes,
             mentions: limits.mentions,
             outbox_bytes: pass.settings.outbox_bytes,
+            known_users_only: pass.settings.known_users_only,
             incarnation: self.first_incarnation(seed),
         };
         // The queue is empty: the shard just began to lead.

@@ -221,12 +221,14 @@ impl<S: ShardStore> Shard<S> {
             limits.content_bytes = settings.content_bytes;
             limits.mentions = settings.mentions;
         }
+        let allowance = self.allow(pass, user, attach.device);
         let attached = Attached {
             inbox_head: head,
             marks_version,
             generation,
             resumed,
             limits,
+            allowance,
         };
         pass.tell(session, ToSession::Attached(attached));
         let start = Start {
@@ -269,6 +271,7 @@ impl<S: ShardStore> Shard<S> {
         pass.parked.forget(self.id, session);
         self.unfollow_all(session);
         if let Some(slot) = self.delivery.detach(session) {
+            self.accounts.left(pass, slot.user);
             self.went(pass, session, &slot);
         }
     }

@@ -22,6 +22,13 @@ impl<S: ShardStore> Shard<S> {
         match request {
             Request::Attach(attach) => self.attach(pass, attach),
             Request::Detach { session, .. } => self.detach(pass, session),
+            Request::Spent {
+                session,
+                user,
+                device,
+                units,
+                inboxes,
+            } => self.spent(pass, session, (user, device), units, inboxes),
             Request::Send { origin, send, body } => self.send(pass, origin, *send, body),
             Request::GroupOp { origin, op, body } => self.group_op(pass, origin, *op, body),
             Request::Ack {
@@ -231,6 +238,12 @@ pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard, down: Optio
             format!("shard {} does not serve: {reason}", to.shard),
         ),
     };
+    refuse_request(pass, to, &refusal);
+}
+
+/// Tells whoever waits for a request that it comes to nothing.
+pub(super) fn refuse_request(pass: &mut Pass<'_>, to: ToShard, refusal: &Refusal) {
+    let refusal = refusal.clone();
     match to.request {
         Request::Attach(attach) => pass.tell(attach.session, ToSession::Close(refusal)),
         Request::Send { origin, send, .. } => {
@@ -248,6 +261,7 @@ pub(super) fn refuse_unknown_shard(pass: &mut Pass<'_>, to: ToShard, down: Optio
         | Request::PresenceSubscribe { origin, .. } => refuse(pass, origin, refusal),
         // The attachment is gone with the shard; nobody waits for these.
         Request::Detach { .. }
+        | Request::Spent { .. }
         | Request::Ack { .. }
         | Request::Mark { .. }
         | Request::Credit { .. }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::{
     Effect, HostSettings, Pass, Place, ShardStatus,
+    accounts::Accounts,
     acks::Acks,
     attach::Attaching,
     incoming::Incoming,
@@ -55,6 +56,7 @@ pub(super) struct Shard<S: ShardStore> {
     pub(super) flush: FlushState,
     pub(super) attaching: Attaching,
     pub(super) delivery: Delivery,
+    pub(super) accounts: Accounts,
     pub(super) acks: Acks,
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
@@ -142,6 +144,7 @@ impl<S: ShardStore> Shard<S> {
             flush: FlushState::default(),
             attaching: Attaching::default(),
             delivery: Delivery::default(),
+            accounts: Accounts::default(),
             acks: Acks::default(),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
@@ -401,6 +404,7 @@ impl<S: ShardStore> Shard<S> {
         }
         self.flush.proposed = false;
         self.delivery = Delivery::default();
+        self.accounts = Accounts::default();
         self.acks = Acks::default();
         self.outgoing = Outgoing::default();
         self.incoming = Incoming::default();

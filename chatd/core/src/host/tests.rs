@@ -3,12 +3,14 @@
 mod authority;
 mod bounds;
 mod cold;
+mod costs;
 mod delivery;
 mod everything;
 mod groups;
 mod people;
 mod recovery;
 mod room;
+mod turns;
 
 use chat_wire::frame::{self, Body};
 

@@ -1,7 +1,7 @@
 //! What a full queue gave back and may not be lost: offered again, coalesced to the
-//! latest. ACK and MARK rise, CREDIT adds up, DETACH is said once per shard.
+//! latest. ACK and MARK rise, CREDIT and what was spent add up, DETACH is said once per shard.
 
-use chat_wire::ids::{ConversationId, MsgId, SessionId, UserId};
+use chat_wire::ids::{ConversationId, DeviceId, MsgId, SessionId, UserId};
 use std::collections::BTreeMap;
 
 use crate::message::{Request, ToShard};
@@ -18,6 +18,8 @@ pub(super) struct Kept {
     attach: Option<ToShard>,
     ack: u64,
     credits: u32,
+    spent: i64,
+    inboxes: u32,
     marks: BTreeMap<ConversationId, MsgId>,
     detach: Vec<ToShard>,
 }
@@ -38,6 +40,10 @@ impl Kept {
                 let mark = self.marks.entry(conversation).or_default();
                 *mark = seen.max(*mark);
             }
+            Request::Spent { units, inboxes, .. } => {
+                self.spent = self.spent.saturating_add(units);
+                self.inboxes = self.inboxes.saturating_add(inboxes);
+            }
             Request::Detach { .. } => self.detach.push(to),
             // Everything else is refused or dropped where it came back.
             _ => {}
@@ -49,6 +55,8 @@ impl Kept {
     pub(super) fn only_detach(&mut self) {
         *self = Self {
             due_ms: self.due_ms,
+            spent: self.spent,
+            inboxes: self.inboxes,
             detach: std::mem::take(&mut self.detach),
             ..Self::default()
         };
@@ -58,6 +66,8 @@ impl Kept {
         self.attach.is_none()
             && self.ack == 0
             && self.credits == 0
+            && self.spent == 0
+            && self.inboxes == 0
             && self.marks.is_empty()
             && self.detach.is_empty()
     }
@@ -66,7 +76,7 @@ impl Kept {
     pub(super) fn offer(
         self,
         session: SessionId,
-        user: UserId,
+        (user, device): (UserId, DeviceId),
         shard: chat_wire::ids::ShardId,
     ) -> Vec<ToShard> {
         let mut offers: Vec<_> = self.attach.into_iter().collect();
@@ -91,6 +101,15 @@ impl Kept {
                 user,
                 conversation,
                 seen,
+            });
+        }
+        if self.spent != 0 || self.inboxes != 0 {
+            push(Request::Spent {
+                session,
+                user,
+                device,
+                units: self.spent,
+                inboxes: self.inboxes,
             });
         }
         offers.extend(self.detach);

@@ -166,6 +166,8 @@ impl Session {
         let Some(identity) = &self.identity else {
             return;
         };
+        self.purse
+            .filled(&self.settings.limits, now, &attached.allowance);
         let limits = &attached.limits;
         let welcome = frame::Welcome {
             version: *VERSIONS.end(),

@@ -67,6 +67,19 @@ pub(super) fn check_send(
     })
 }
 
+impl CheckedSend {
+    /// Whether it names somebody whose inbox it would make.
+    pub(super) const fn may_make_inbox(&self) -> bool {
+        self.to_name.is_some()
+    }
+
+    /// Bytes of its content.
+    pub(super) fn content_bytes(&self) -> usize {
+        let content = self.send.content.as_ref();
+        content.map_or(0, prost::Message::encoded_len)
+    }
+}
+
 /// The digest that tells a retry from another message under the same id: the first 8
 /// bytes, big-endian, of BLAKE3 over, in this order and big-endian: length (u32) and
 /// protobuf of the content · conversation (u64) · reply_to (i64) · number of mentions
@@ -197,6 +210,17 @@ pub(super) fn group_op(
         Body::GroupRole(role) => group_role(&role, identity, now),
         _ => return None,
     })
+}
+
+/// How many a change names who may be new here: their inboxes are made where they live, and
+/// whether they were is not told.
+pub(super) fn names_of(op: &command::GroupOp) -> u32 {
+    let adds = [Change::Created, Change::Added].map(i32::from);
+    if adds.contains(&op.change) {
+        u32::try_from(op.members.len()).unwrap_or(u32::MAX)
+    } else {
+        0
+    }
 }
 
 fn group_create(

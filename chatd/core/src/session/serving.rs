@@ -6,7 +6,7 @@ use chat_wire::{
     error::{Code, Refusal},
     event::{Event, EventError},
     frame::{self, Body, Frame},
-    ids::{ClientId, ConversationId, MsgId, UserId},
+    ids::{ClientId, ConversationId, GroupId, MsgId, UserId},
     limits::{EVENT_BATCH, EVENT_BATCH_BYTES},
 };
 
@@ -15,6 +15,7 @@ use super::{
     requests,
 };
 use crate::{
+    cost,
     message::{Now, Origin, Request, ToSession, ToShard},
     router,
 };
@@ -40,6 +41,12 @@ impl Session {
 
     fn serve(&mut self, now: Now, req: u32, body: Body, out: &mut Vec<Output>) {
         let Some(user) = self.user() else { return };
+        if let Body::Ack(_) | Body::Credit(_) | Body::Mark(_) | Body::Ping(_) | Body::Reauth(_) =
+            body
+        {
+            // They are never refused: what follows them waits longer.
+            self.spend(now, cost::SIGNAL);
+        }
         match body {
             Body::Send(send) => self.send(now, req, send, out),
             Body::Ack(ack) => {
@@ -63,13 +70,13 @@ impl Session {
                 Err(refusal) => self.refuse(req, refusal, out),
             },
             Body::Typing(typing) => self.typing(now, req, user, typing, out),
-            Body::PresenceSubscribe(subscribe) => self.presence(req, user, &subscribe, out),
+            Body::PresenceSubscribe(subscribe) => self.presence(now, req, user, &subscribe, out),
             Body::Hello(_) => self.unexpected("HELLO comes once", out),
             Body::History(_)
             | Body::Conversations(_)
             | Body::GroupGet(_)
             | Body::Members(_)
-            | Body::Marks(_) => self.read(req, &body, out),
+            | Body::Marks(_) => self.read(now, req, &body, out),
             Body::GroupCreate(_)
             | Body::GroupUpdate(_)
             | Body::GroupAdd(_)
@@ -110,15 +117,25 @@ impl Session {
             Err(refusal) => return self.refuse_send(req, claimed, &refusal, out),
         };
         let (id, to) = (checked.id, checked.to);
+        let (bytes, new) = (checked.content_bytes(), checked.may_make_inbox());
         let work = self.work.get_or_insert_default();
         let previous = match work.lanes.admit(to, id, checked.abandons) {
             Ok(previous) => previous,
             Err(refusal) => return self.refuse_send(req, Some(id), &refusal, out),
         };
-        if let Err(refusal) = self.spend(now).and_then(|()| self.room()) {
+        let passes = self
+            .passes(now)
+            .and_then(|()| self.strangers_pass(now, new))
+            .and_then(|()| self.room());
+        if let Err(refusal) = passes {
             self.work.get_or_insert_default().lanes.held_back(to, id);
             return self.refuse_send(req, Some(id), &refusal, out);
         }
+        let charged = to.group().map_or_else(
+            || cost::send(bytes),
+            |group| cost::group_send(bytes, self.sizes.of(group)),
+        );
+        self.spend(now, charged);
         let Some(identity) = &self.identity else {
             return;
         };
@@ -134,6 +151,8 @@ impl Session {
             Waiting::Send {
                 id,
                 conversation: to,
+                bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                charged,
             },
         );
         let shard = router::of_conversation(&self.map, to);
@@ -151,11 +170,18 @@ impl Session {
             .check_req(req)
             .and(op)
             .and_then(|op| self.room().map(|()| op))
-            .and_then(|op| self.spend(now).map(|()| op));
+            .and_then(|op| self.passes(now).map(|()| op))
+            .and_then(|op| {
+                let new = requests::names_of(&op) > 0;
+                self.strangers_pass(now, new).map(|()| op)
+            });
         let op = match op {
             Ok(op) => op,
             Err(refusal) => return self.refuse(req, refusal, out),
         };
+        let charged = cost::group_change(op.members.len());
+        let names = requests::names_of(&op);
+        self.spend(now, charged);
         let body = requests::group_body(&op, self.salts.draw());
         let shard = router::of_conversation(&self.map, ConversationId(op.group));
         let origin = Origin {
@@ -167,11 +193,16 @@ impl Session {
             op: Box::new(op),
             body,
         };
-        self.ask(req, Waiting::Other, ToShard { shard, request }, out);
+        self.ask(
+            req,
+            Waiting::Change { charged, names },
+            ToShard { shard, request },
+            out,
+        );
     }
 
     /// A read takes a bulk credit when it goes out, for the PAGE that comes back.
-    fn read(&mut self, req: u32, body: &Body, out: &mut Vec<Output>) {
+    fn read(&mut self, now: Now, req: u32, body: &Body, out: &mut Vec<Output>) {
         let Some(identity) = &self.identity else {
             return;
         };
@@ -187,6 +218,7 @@ impl Session {
             .check_req(req)
             .and(read)
             .and_then(|to| self.room().map(|()| to))
+            .and_then(|to| self.passes(now).map(|()| to))
         {
             Ok(to) => to,
             Err(refusal) => return self.refuse(req, refusal, out),
@@ -197,12 +229,15 @@ impl Session {
         {
             return self.refuse(req, refusal, out);
         }
+        let charged = cost::at_once(&to.request);
         if let Body::GroupGet(_) = body {
+            self.spend(now, charged);
             return self.ask(req, Waiting::Other, to, out);
         }
         if self.bulk_credits > 0 {
             self.bulk_credits -= 1;
-            return self.ask(req, Waiting::Bulk, to, out);
+            self.spend(now, charged);
+            return self.ask(req, Waiting::Bulk { charged }, to, out);
         }
         let work = self.work.get_or_insert_default();
         if work.waiting_reads.len() >= MAX_WAITING_READS {
@@ -210,8 +245,9 @@ impl Session {
                 format!("{MAX_WAITING_READS} reads wait for bulk credits: grant some with CREDIT");
             return self.refuse(req, Refusal::new(Code::Overloaded, many), out);
         }
-        work.in_flight.insert(req, Waiting::Bulk);
+        work.in_flight.insert(req, Waiting::Bulk { charged });
         work.waiting_reads.push_back((req, to));
+        self.spend(now, charged);
     }
 
     fn follow(&mut self, group: u64) -> Result<(), Refusal> {
@@ -291,7 +327,9 @@ impl Session {
         out: &mut Vec<Output>,
     ) {
         match check::conversation(typing.conversation) {
-            Ok(conversation) if self.spend(now).is_ok() => {
+            Ok(conversation) if self.passes(now).is_ok() => {
+                let members = conversation.group().map_or(0, |group| self.sizes.of(group));
+                self.spend(now, cost::typing(members));
                 let shard = router::of_user(&self.map, user);
                 let request = Request::Typing {
                     session: self.id,
@@ -308,6 +346,7 @@ impl Session {
 
     fn presence(
         &mut self,
+        now: Now,
         req: u32,
         user: UserId,
         subscribe: &frame::PresenceSubscribe,
@@ -317,6 +356,7 @@ impl Session {
         let users = self
             .check_req(req)
             .and_then(|()| self.room())
+            .and_then(|()| self.passes(now))
             .and_then(|()| check::count("users", subscribe.users.len(), limit))
             .and_then(|()| {
                 subscribe
@@ -329,6 +369,7 @@ impl Session {
             Ok(mut users) => {
                 users.sort_unstable();
                 users.dedup();
+                self.spend(now, cost::presence(users.len()));
                 let origin = Origin {
                     session: self.id,
                     req,
@@ -394,15 +435,26 @@ impl Session {
         Ok(())
     }
 
-    /// A token of the bucket.
-    fn spend(&mut self, now: Now) -> Result<(), Refusal> {
-        let limits = &self.settings.limits;
-        self.bucket
-            .take(now, limits.sends_per_second, limits.sends_burst)
-            .map_err(|wait_ms| Refusal {
-                retry_after_ms: Some(wait_ms),
-                ..Refusal::new(Code::RateLimited, format!("too fast: wait {wait_ms} ms"))
-            })
+    /// Whether there is something left to spend.
+    fn passes(&mut self, now: Now) -> Result<(), Refusal> {
+        self.purse.passes(&self.settings.limits, now)
+    }
+
+    /// Whether somebody may be named who may be new here.
+    fn strangers_pass(&self, now: Now, new: bool) -> Result<(), Refusal> {
+        if new {
+            return self.purse.strangers_pass(now);
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, now: Now, units: u32) {
+        self.purse.spend(&self.settings.limits, now, units);
+    }
+
+    /// What a request that was charged for has cost.
+    fn settle(&mut self, now: Now, charged: u32, cost: u32) {
+        self.purse.settle(&self.settings.limits, now, charged, cost);
     }
 
     pub(super) fn refuse(&self, req: u32, refusal: Refusal, out: &mut Vec<Output>) {
@@ -425,10 +477,13 @@ impl Session {
     }
 
     /// A request was refused: by its shard, or by a full queue.
-    pub(super) fn refused(&mut self, req: u32, refusal: Refusal, out: &mut Vec<Output>) {
+    pub(super) fn refused(&mut self, now: Now, req: u32, refusal: Refusal, out: &mut Vec<Output>) {
         let Some(work) = &mut self.work else { return };
-        match work.in_flight.remove(&req) {
-            Some(Waiting::Send { id, conversation }) => {
+        let waiting = work.in_flight.remove(&req);
+        match waiting {
+            Some(Waiting::Send {
+                id, conversation, ..
+            }) => {
                 if refusal.code.retryable() {
                     work.lanes.failed(conversation, id);
                 } else {
@@ -436,14 +491,22 @@ impl Session {
                 }
                 self.refuse_send(req, Some(id), &refusal, out);
             }
-            Some(Waiting::Bulk) => {
+            Some(Waiting::Bulk { .. }) => {
                 self.refuse(req, refusal, out);
                 self.bulk_credits += 1;
                 self.release_reads(out);
             }
-            Some(Waiting::Other) => self.refuse(req, refusal, out),
+            Some(Waiting::Change { .. } | Waiting::Other) => self.refuse(req, refusal, out),
             // Its session has forgotten it: nobody waits.
             None => {}
+        }
+        if let Some(
+            Waiting::Send { charged, .. }
+            | Waiting::Change { charged, .. }
+            | Waiting::Bulk { charged },
+        ) = waiting
+        {
+            self.settle(now, charged, cost::NOTHING_DONE);
         }
         self.tidy();
     }
@@ -453,20 +516,48 @@ impl Session {
             ToSession::Attached(attached) => self.attached(now, &attached, out),
             ToSession::Answer { req, body } => {
                 let work = self.work.as_mut();
-                if work.and_then(|work| work.in_flight.remove(&req)).is_some() {
+                if let Some(waiting) = work.and_then(|work| work.in_flight.remove(&req)) {
+                    let (shown, at) = (Shown::of(&body), out.len());
                     self.write(req, body, out);
+                    self.settle_answer(now, waiting, shown, written(&out[at..]));
                     self.tidy();
                 }
             }
-            ToSession::Sent { req, sent, .. } => {
+            ToSession::Sent {
+                req,
+                sent,
+                members,
+                inboxes,
+                ..
+            } => {
                 let Some(work) = &mut self.work else { return };
-                if let Some(Waiting::Send { id, conversation }) = work.in_flight.remove(&req) {
+                if let Some(Waiting::Send {
+                    id,
+                    conversation,
+                    bytes,
+                    charged,
+                }) = work.in_flight.remove(&req)
+                {
                     work.lanes.settled(conversation, id);
+                    let cost = match conversation.group() {
+                        _ if sent.duplicate => cost::NOTHING_DONE,
+                        Some(group) => {
+                            self.sizes.learn(group, members);
+                            cost::group_send(bytes as usize, members)
+                        }
+                        None => cost::send(bytes as usize) + inboxes * cost::INBOX,
+                    };
+                    self.purse.made_inboxes(inboxes);
+                    self.settle(now, charged, cost);
                     self.write(req, Body::Sent(sent), out);
                     self.tidy();
                 }
             }
-            ToSession::Refused { req, refusal, .. } => self.refused(req, refusal, out),
+            ToSession::Refused { req, refusal, .. } => self.refused(now, req, refusal, out),
+            ToSession::Wait { what, ms } => self.purse.wait(now, what, ms),
+            ToSession::SpentBefore { units } => {
+                self.purse.spent_before(&self.settings.limits, now, units);
+            }
             ToSession::Events(events) => self.events(&events, out),
             ToSession::Signal(body) => self.write(0, body, out),
             ToSession::Replaced => {
@@ -476,6 +567,27 @@ impl Session {
                 out.push(Output::Close(Some(Refusal::new(Code::Replaced, newer))));
             }
             ToSession::Close(refusal) => self.end(refusal, out),
+        }
+    }
+
+    /// What was answered has its price now. `bytes` were written.
+    fn settle_answer(&mut self, now: Now, waiting: Waiting, shown: Shown, bytes: usize) {
+        if let Some((group, members)) = shown.group {
+            self.sizes.learn(group, members);
+        }
+        match waiting {
+            Waiting::Change { charged, .. } if shown.entries == 0 => {
+                self.settle(now, charged, cost::NOTHING_DONE);
+            }
+            Waiting::Change { names, .. } => {
+                self.purse.made_inboxes(names);
+                let members = shown.group.map_or(0, |(_, members)| members);
+                self.spend(now, cost::deliveries(members));
+            }
+            Waiting::Bulk { charged } => {
+                self.settle(now, charged, cost::page(shown.entries, bytes));
+            }
+            Waiting::Send { .. } | Waiting::Other => {}
         }
     }
 
@@ -497,6 +609,44 @@ impl Session {
                 && work.followed.is_empty())
         });
     }
+}
+
+/// What an answer shows of what it cost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    /// Of a PAGE; of a change of a group 1, and 0 if nothing changed.
+    entries: usize,
+    /// A group and its members.
+    group: Option<(GroupId, u32)>,
+}
+
+impl Shown {
+    fn of(body: &Body) -> Self {
+        let entries = match body {
+            Body::HistoryPage(page) => page.events.len(),
+            Body::ConversationsPage(page) => page.conversations.len(),
+            Body::MembersPage(page) => page.members.len(),
+            Body::MarksPage(page) => page.marks.len(),
+            Body::GroupState(state) => usize::from(!state.duplicate && state.msg_id != 0),
+            _ => 0,
+        };
+        let group = match body {
+            Body::GroupState(state) => ConversationId(state.group)
+                .group()
+                .map(|group| (group, state.members)),
+            _ => None,
+        };
+        Self { entries, group }
+    }
+}
+
+/// Bytes that are to be written.
+fn written(out: &[Output]) -> usize {
+    let bytes = |output: &Output| match output {
+        Output::Write { bytes, .. } => bytes.len(),
+        _ => 0,
+    };
+    out.iter().map(bytes).sum()
 }
 
 /// Writes events in frames of at most [`EVENT_BATCH`] events and

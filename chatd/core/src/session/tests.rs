@@ -99,6 +99,8 @@ fn a_request_needs_a_number_that_is_not_in_use() {
 #[test]
 fn sends_over_the_rate_are_told_when_to_come_again() {
     let mut node = Node::new(2, 1);
+    // His inbox is there: making one costs more.
+    node.attach("bob", 1, None);
     let ann = node.attach("ann", 1, None);
     for req in 1..=201 {
         node.text(ann, req, "bob", "x");

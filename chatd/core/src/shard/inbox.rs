@@ -134,6 +134,12 @@ fn open_receiver(
     changes: &mut Changes,
 ) -> Stepped<String> {
     if let Some(name) = &send.to_name {
+        if shard.known_users_only() && shard.row(&keys::profile(receiver.key()))?.is_none() {
+            return refuse(
+                Code::NotFound,
+                "no such user here: only who has connected once can be written to",
+            );
+        }
         return if roster::open_inbox(shard, receiver, &send.app, name, changes)? {
             Ok(name.clone())
         } else {

@@ -130,6 +130,7 @@ pub(crate) fn open_inbox(
             created_ms: shard.context.ts_ms,
         },
     );
+    changes.effects.reach.inboxes += 1;
     Ok(true)
 }
 
@@ -184,6 +185,10 @@ fn join(
     changes: &mut Changes,
 ) -> Stepped<()> {
     let user = UserId(member.user);
+    if shard.known_users_only() && shard.row(&keys::profile(user.key()))?.is_none() {
+        changes.notice(Notice::Undeliverable { user });
+        return Ok(());
+    }
     if !open_inbox(shard, user, &change.app, &member.name, changes)? {
         changes.notice(Notice::NameCollision { user });
         return Ok(());

@@ -197,6 +197,12 @@ impl<'a> Shard<'a> {
         })
     }
 
+    /// Whether naming somebody makes no inbox. A log that has not heard of it says no.
+    pub(crate) fn known_users_only(&self) -> bool {
+        let settings = self.settings.as_ref();
+        settings.is_some_and(|settings| settings.known_users_only)
+    }
+
     /// Devices of a user at most.
     pub(crate) fn devices(&self) -> u32 {
         self.limit(Limits::default().devices, |settings| settings.devices)

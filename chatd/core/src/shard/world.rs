@@ -75,6 +75,7 @@ impl World {
             content_bytes: 65536,
             mentions: 100,
             outbox_bytes: 1 << 20,
+            known_users_only: false,
             incarnation: 0,
         })
     }

@@ -10,7 +10,7 @@ use chat_wire::{
 };
 
 use super::super::{
-    Effect, Event, LogRoom,
+    Effect, Event, HostSettings, LogRoom,
     attach::MAX_WAITING,
     outgoing::WINDOW,
     proposals::{MAX_QUEUED, MAX_QUEUED_BYTES},
@@ -53,6 +53,11 @@ fn send_as(node: &Node, id: ClientId, req: u32, body_bytes: usize) -> ToShard {
         shard: crate::router::of_user(&node.settings.map, to),
         request,
     }
+}
+
+/// Everything has its turn at once: for the bounds of what comes behind.
+fn without_turns(host: &mut HostSettings) {
+    (host.turn_units, host.pass_units) = (u32::MAX, u32::MAX);
 }
 
 /// The refusals that leave the host now.
@@ -118,7 +123,7 @@ fn while_the_disk_is_slow_entries_grow_instead_of_their_number() {
 
 #[test]
 fn a_queue_that_is_full_of_commands_or_bytes_refuses_the_next() {
-    let mut node = Node::new(1, 1);
+    let mut node = Node::with(1, 1, |host, _| without_turns(host));
     for req in 0..=u32::try_from(MAX_QUEUED).unwrap() {
         let to = send(&mut node, req, 1);
         node.submit(to);
@@ -126,7 +131,7 @@ fn a_queue_that_is_full_of_commands_or_bytes_refuses_the_next() {
     let last = u32::try_from(MAX_QUEUED).unwrap();
     assert_eq!(refusals(&mut node), [(last, Code::Overloaded)]);
 
-    let mut node = Node::new(1, 1);
+    let mut node = Node::with(1, 1, |host, _| without_turns(host));
     let fit = u32::try_from(MAX_QUEUED_BYTES / (65_536 + body::HEADER_BYTES)).unwrap();
     for req in 0..=fit {
         let to = send(&mut node, req, 65_536);
@@ -292,7 +297,7 @@ pub(super) fn attach(session: u64) -> ToShard {
 
 #[test]
 fn sessions_that_wait_for_a_shard_are_bounded() {
-    let mut node = Node::unborn(1, 1, |_, _| {});
+    let mut node = Node::unborn(1, 1, |host, _| without_turns(host));
     node.faults = Faults {
         lost: 100,
         ..Faults::NONE

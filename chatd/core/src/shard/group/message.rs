@@ -95,6 +95,7 @@ pub(crate) fn send(
         sender: sender.0,
         sender_name: send.sender_name.clone(),
     };
+    changes.effects.reach.members = shards.values().sum();
     for destination in shards.into_keys() {
         outboxes.push(
             shard.context.shard,
