@@ -227,7 +227,8 @@ fn what_a_shard_says_before_it_serves_does_not_wait_for_room() {
 
 #[test]
 fn what_a_stopped_shard_had_proposed_gives_its_room_back() {
-    let mut node = Node::new(1, 1);
+    // Ten megabytes at once are more than a device may send.
+    let mut node = Node::with(1, 1, |_, session| session.limits.sends_burst = 100_000);
     let ann = node.attach("ann", 1, None);
     node.run(2000);
     let mut room = LogRoom {
