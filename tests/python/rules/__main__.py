@@ -138,6 +138,7 @@ def chosen(found, arguments):
 
 async def run(arguments):
     nodes_folder = tempfile.TemporaryDirectory(prefix="chat-rules-keys-")
+    print(f"seed {arguments.seed} (--seed repeats a run)")
     nodes = Nodes(arguments.chatd, Keys(), Path(nodes_folder.name), arguments.seed)
     found = chosen(trials(nodes), arguments)
     if arguments.list:

@@ -309,6 +309,7 @@ fn stuck(folder: &Path, binary: &Path) -> anyhow::Result<()> {
         {
             println!("{error}");
             refused += 1;
+            // That build says nothing when it has room again; here it never has.
             std::thread::sleep(Duration::from_millis(100));
             answer = alice.send(&super::with_long_text(send.clone()));
         }
